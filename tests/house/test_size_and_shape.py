@@ -1,0 +1,71 @@
+"""Code that fits in a head: small functions, small files, no hidden imports, no swallowed errors."""
+
+import ast
+
+from house.project import PACKAGE, functions, place, sources, text_of, tree_of
+
+LINES_OF_A_FUNCTION = 50
+LINES_OF_A_FILE = 400
+
+# "file function": why everything is caught there. Each one must turn the error into a report or a refusal.
+MAY_CATCH_EVERYTHING: dict[str, str] = {}
+
+
+def test_no_function_is_longer_than_50_lines():
+    too_long = [
+        place(path, node, f"{name} has {node.end_lineno - node.lineno + 1} lines")
+        for path in sources()
+        for name, node in functions(path)
+        if node.end_lineno - node.lineno >= LINES_OF_A_FUNCTION
+    ]
+    assert too_long == []
+
+
+def test_no_source_file_is_longer_than_400_lines():
+    files = [*sources(), *PACKAGE.rglob("*.sql")]
+    lengths = {place(path): len(text_of(path).splitlines()) for path in files}
+    assert {name: lines for name, lines in lengths.items() if lines > LINES_OF_A_FILE} == {}
+
+
+def test_imports_stand_at_the_top_of_their_file():
+    hidden = [
+        place(path, inner, name)
+        for path in sources()
+        for name, node in functions(path)
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Import | ast.ImportFrom)
+    ]
+    assert hidden == []
+
+
+def test_nobody_catches_everything_without_a_stated_reason():
+    catching = {catcher for path in sources() for catcher in _catchers_of_everything(path)}
+    unexpected = sorted(catching - MAY_CATCH_EVERYTHING.keys())
+    assert unexpected == [], "catch what you expect, or state the reason in MAY_CATCH_EVERYTHING"
+
+
+def test_every_permission_to_catch_everything_is_still_used():
+    catching = {catcher for path in sources() for catcher in _catchers_of_everything(path)}
+    assert sorted(MAY_CATCH_EVERYTHING.keys() - catching) == []
+
+
+def _catchers_of_everything(path):
+    """Functions that catch Exception or more, as "file function"; a module's own code has no function."""
+    inside = {inner: name for name, node in functions(path) for inner in ast.walk(node)}
+    for node in ast.walk(tree_of(path)):
+        if any(_is_everything(caught) for caught in _caught_by(node)):
+            yield place(path, name=inside.get(node, ""))
+
+
+def _caught_by(node: ast.AST) -> list[ast.expr | None]:
+    if isinstance(node, ast.ExceptHandler):
+        return [node.type]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+        return list(node.args)
+    return []
+
+
+def _is_everything(caught: ast.expr | None) -> bool:
+    if isinstance(caught, ast.Tuple):
+        return any(_is_everything(one) for one in caught.elts)
+    return caught is None or ast.unparse(caught).removeprefix("builtins.") in {"Exception", "BaseException"}
