@@ -20,7 +20,7 @@ def text_of(path: Path) -> str:
 
 @cache
 def tree_of(path: Path) -> ast.Module:
-    return ast.parse(text_of(path))
+    return ast.parse(text_of(path), filename=place(path))
 
 
 @cache
