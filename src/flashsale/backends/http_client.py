@@ -12,14 +12,28 @@ from collections import deque
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import httptools
-
 ANSWER_MAX_BYTES = 1024 * 1024
 
 
 class Answer(NamedTuple):
     status: int
     body: bytes
+    keep_alive: bool = True
+
+
+def parse_answer(received: bytes) -> Answer | None:
+    """The answer in these bytes; None if it is not complete yet. It must say its length."""
+    head, complete, body = received.partition(b"\r\n\r\n")
+    if not complete:
+        return None
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    protocol, _, rest = status_line.partition(" ")
+    status, length = rest[:3], headers.get("content-length", "")
+    if protocol != "HTTP/1.1" or not (status.isdecimal() and length.isdecimal()) or len(body) > int(length):
+        raise ConnectionError(f"not an HTTP/1.1 answer of a stated length: {received[:80]!r}")
+    keep_alive = headers.get("connection", "").lower() != "close"
+    return Answer(int(status), body, keep_alive) if len(body) == int(length) else None
 
 
 class HttpClient:
@@ -47,7 +61,7 @@ class HttpClient:
             except BaseException:
                 connection.close()
                 raise
-            self._keep(connection)
+            self._keep(connection, answer)
             return answer
 
     def close(self) -> None:
@@ -70,8 +84,8 @@ class HttpClient:
                 return connection
         return None
 
-    def _keep(self, connection: "_Connection") -> None:
-        if connection.reusable:
+    def _keep(self, connection: "_Connection", answer: Answer) -> None:
+        if answer.keep_alive and not connection.closed:
             connection.used_at = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:
@@ -84,21 +98,18 @@ class HttpClient:
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time. The parser calls the `on_` methods."""
+    """One request at a time."""
 
     def __init__(self) -> None:
         self.closed = False
         self.used_at = 0.0
-        self.reusable = False
-        self._body = b""
+        self._received = b""
         self._waiter: asyncio.Future[Answer] | None = None
-        self._parser = httptools.HttpResponseParser(self)
 
     async def ask(self, request: bytes) -> Answer:
         if self.closed:
             raise ConnectionResetError("the connection was closed before the request was sent")
-        self.reusable, self._body = False, b""
-        self._parser = httptools.HttpResponseParser(self)
+        self._received = b""
         self._waiter = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._waiter
@@ -115,27 +126,18 @@ class _Connection(asyncio.Protocol):
         if self._waiter is None or self._waiter.done():
             self.close()  # nobody asked
             return
+        self._received += data
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(ConnectionError(f"the answer is not HTTP: {error!r}"), error)
+            if len(self._received) > ANSWER_MAX_BYTES:
+                raise ConnectionError(f"the answer is longer than {ANSWER_MAX_BYTES} bytes")
+            if answer := parse_answer(self._received):
+                self._waiter.set_result(answer)
+        except ConnectionError as error:
+            self._waiter.set_exception(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
-        self._fail(ConnectionResetError("the connection was closed before the answer was complete"), exc)
-
-    def on_body(self, body: bytes) -> None:
-        self._body += body
-        if len(self._body) > ANSWER_MAX_BYTES:
-            self._fail(ConnectionError(f"the answer is longer than {ANSWER_MAX_BYTES} bytes"), None)
-            self.close()
-
-    def on_message_complete(self) -> None:
         if self._waiter and not self._waiter.done():
-            self.reusable = self._parser.should_keep_alive()
-            self._waiter.set_result(Answer(self._parser.get_status_code(), self._body))
-
-    def _fail(self, error: OSError, cause: Exception | None) -> None:
-        if self._waiter and not self._waiter.done():
-            error.__cause__ = cause
+            error = ConnectionResetError("the connection was closed before the answer was complete")
+            error.__cause__ = exc
             self._waiter.set_exception(error)

@@ -10,7 +10,7 @@ FAILED ranks below AUTHORIZED because a buyer may try again with the same transa
 below CAPTURED because money that moved is a fact whatever we asked for before.
 """
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 import msgspec
 
@@ -35,3 +35,49 @@ class Transaction(msgspec.Struct, frozen=True):
     refunded_minor: int = 0
     reason: str = ""
     """Why it FAILED, in the provider's words; empty otherwise."""
+
+
+class Due(StrEnum):
+    """The next step we owe the provider. It is committed before the call, so that a restart resumes it."""
+
+    AUTHORISE = "authorise"
+    CAPTURE = "capture"
+    VOID = "void"
+
+
+class Payment(msgspec.Struct):
+    """One transaction of one order. It is claimed by that order until it has FAILED."""
+
+    payment_id: str
+    order_id: str
+    provider: str
+    transaction_id: str
+    amount_minor: int
+    currency: str
+    status: PaymentStatus = PaymentStatus.CREATED
+    due: Due | None = Due.AUTHORISE
+    due_at_ms: int = 0
+    """From when a resumer may take up the step; until then it belongs to whoever committed it."""
+    tries: int = 1
+    """Authorisations the buyer asked for: part of the provider's key, so that a new try is a new request."""
+    failure: str = ""
+    """The code of the refusal it FAILED with."""
+    reason: str = ""
+    created_at_ms: int = 0
+
+    def key(self, step: Due) -> str:
+        """The provider's idempotency key of a step: repeating the step repeats its answer."""
+        return f"{self.payment_id}-{step}-{self.tries}"
+
+
+class Refund(msgspec.Struct):
+    """Money we owe back. The row is the intent; `done` says that the provider has confirmed it."""
+
+    refund_id: str
+    order_id: str
+    payment_id: str
+    amount_minor: int
+    reason: str
+    done: bool = False
+    due_at_ms: int = 0
+    created_at_ms: int = 0

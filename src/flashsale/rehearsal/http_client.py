@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -48,8 +48,7 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and self._waiter is None and not self._last_one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its type
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -93,7 +93,10 @@ class Operator:
             "reservationSeconds": self.sale.hold_seconds,
             "products": [product],
         }
-        answer = await self._shop.fetch("POST", "/api/v1/admin/sales", sale, self._token)
+        try:
+            answer = await self._shop.fetch("POST", "/api/v1/admin/sales", sale, self._token)
+        except LostReply as lost:
+            raise NotAnswered(f"the sale could not be created: {lost}") from lost
         if answer.status != 201:
             raise NotAnswered(f"the sale was refused: {answer.status} {answer.body[:500]!r}")
 

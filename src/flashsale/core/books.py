@@ -1,0 +1,134 @@
+"""The books: the rows of one transaction, loaded under lock, changed by pure rules, then stored.
+
+Every ledger works in the same three steps: load the rows a request needs into `Books`, let the rules of
+`core/` decide on them, store what changed. The rules never see a database, and a database never decides.
+`Books` also is the whole ledger of the model test and of the simulator: nothing is ever stored there.
+
+What a rule changes it records here: rows in the `new_*` lists and the `changed` sets, movements in
+`journal`, facts in `events`. A store that writes all of them, and fails the transaction when a row is not
+in the state it was loaded in, has done a compare-and-set of the whole decision.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from flashsale.core.event import Event, Topic
+from flashsale.core.journal import Kind, Movement, Stock, move
+from flashsale.core.order import Order
+from flashsale.core.payment import Payment, Refund
+from flashsale.core.reservation import TRANSITIONS, Reservation, Status
+from flashsale.core.sale import Sale
+
+Line = tuple[str, str]
+"""`(sale_id, sku_id)`: the key of a stock row."""
+Claim = tuple[str, str, str]
+"""`(user_id, sale_id, sku_id)`: the key of a purchase row."""
+Request = tuple[str, str, str]
+"""`(user_id, sale_id, request_key)`."""
+
+EVENT_OF: dict[Kind, str] = {
+    Kind.RESERVE: "reservation.reserved",
+    Kind.RELEASE: "reservation.cancelled",
+    Kind.EXPIRE: "reservation.expired",
+    Kind.CONFIRM: "reservation.confirmed",
+    Kind.HONOUR: "reservation.confirmed",
+    Kind.RETURN: "reservation.returned",
+}
+
+CLAIMED_BY: dict[Kind, int] = {Kind.RELEASE: -1, Kind.EXPIRE: -1, Kind.CONFIRM: 0, Kind.HONOUR: 1, Kind.RETURN: -1}
+"""By how much per unit a transition changes what counts against the user's purchase limit."""
+
+
+class Books:
+    """The rows of one transaction and what has been decided on them."""
+
+    __slots__ = (
+        "changed_orders", "changed_payments", "changed_refunds", "changed_reservations", "claims", "events",
+        "journal", "new_orders", "new_payments", "new_refunds", "new_reservations", "orders", "payments",
+        "refunds", "requests", "reservations", "sales", "stock", "touched_claims", "touched_stock",
+    )  # fmt: skip
+
+    def __init__(self, sales: Mapping[str, Sale]) -> None:
+        self.sales = sales
+        self.stock: dict[Line, Stock] = {}
+        self.claims: dict[Claim, int] = {}
+        self.requests: dict[Request, list[Reservation]] = {}
+        self.reservations: dict[str, Reservation] = {}
+        self.orders: dict[str, Order] = {}
+        self.payments: dict[str, Payment] = {}
+        self.refunds: dict[str, Refund] = {}
+
+        self.journal: list[Movement] = []
+        self.events: list[Event] = []
+        self.touched_stock: set[Line] = set()
+        self.touched_claims: dict[Claim, int] = {}
+        self.new_reservations: list[Reservation] = []
+        self.new_orders: list[Order] = []
+        self.new_payments: list[Payment] = []
+        self.new_refunds: list[Refund] = []
+        self.changed_reservations: dict[str, Status] = {}
+        self.changed_orders: dict[str, Order] = {}
+        self.changed_payments: dict[str, Payment] = {}
+        self.changed_refunds: dict[str, Refund] = {}
+
+    def lines_of(self, order: Order) -> list[Reservation]:
+        return [self.reservations[line.reservation_id] for line in order.lines]
+
+    def payments_of(self, order_id: str) -> list[Payment]:
+        return [payment for payment in self.payments.values() if payment.order_id == order_id]
+
+    def grant(self, reservation: Reservation, actor: str) -> None:
+        """Writes a new reservation and holds its units. The caller has checked stock and limit."""
+        self.reservations[reservation.reservation_id] = reservation
+        self.new_reservations.append(reservation)
+        self._claim(reservation, reservation.quantity)
+        self._move(reservation, Kind.RESERVE, actor, reservation.created_at_ms)
+        if reservation.request_key is not None:
+            request = (reservation.user_id, reservation.sale_id, reservation.request_key)
+            self.requests.setdefault(request, []).append(reservation)
+
+    def transition(self, reservation: Reservation, kind: Kind, now_ms: int, actor: str) -> None:
+        """Moves a reservation along `TRANSITIONS`, with its units, its limit, its journal row and its event.
+
+        A transition that is not in the table is a KeyError: callers refuse first.
+        """
+        target = TRANSITIONS[reservation.status, kind]
+        self.changed_reservations.setdefault(reservation.reservation_id, reservation.status)
+        if CLAIMED_BY[kind]:
+            self._claim(reservation, CLAIMED_BY[kind] * reservation.quantity)
+        reservation.status = target
+        self._move(reservation, kind, actor, now_ms)
+
+    def attach(self, reservation: Reservation, order_id: str | None) -> None:
+        """Puts a reservation under an order, or takes it out of one."""
+        self.changed_reservations.setdefault(reservation.reservation_id, reservation.status)
+        reservation.order_id = order_id
+
+    def announce(self, order: Order, what: str, now_ms: int) -> None:
+        """Records an order event with the next number of the order's own sequence."""
+        order.sequence += 1
+        self.changed_orders[order.order_id] = order
+        body: dict[str, object] = {"status": order.status}
+        self.events.append(Event(Topic.ORDERS, f"order.{what}", order.order_id, order.sequence, now_ms, body))
+
+    def _claim(self, reservation: Reservation, quantity: int) -> None:
+        claim = (reservation.user_id, reservation.sale_id, reservation.sku_id)
+        self.claims[claim] = self.claims.get(claim, 0) + quantity
+        self.touched_claims[claim] = self.touched_claims.get(claim, 0) + quantity
+
+    def _move(self, reservation: Reservation, kind: Kind, actor: str, now_ms: int) -> None:
+        line = (reservation.sale_id, reservation.sku_id)
+        reservation_id = reservation.reservation_id
+        movement = move(self.stock[line], kind, reservation.quantity, now_ms, reservation_id, actor)
+        self.touched_stock.add(line)
+        self.journal.append(movement)
+        self.events.append(
+            Event(Topic.RESERVATIONS, EVENT_OF[kind], reservation_id, movement.sku_seq, now_ms, _NOTHING)
+        )
+
+
+_NOTHING: dict[str, object] = {}
+"""Reservation events carry no body: what they tell are the reservation's unchanging columns."""
+
+
+def held_lines(reservations: Iterable[Reservation]) -> set[Line]:
+    return {(reservation.sale_id, reservation.sku_id) for reservation in reservations}

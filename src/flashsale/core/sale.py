@@ -1,0 +1,133 @@
+"""A sale: its terms, its products, and what it is at time t.
+
+Nothing needs a timer to be correct: the state follows from the window and the operator's flags, and is
+computed where it is needed, with the ledger's clock. A sale without a start is a draft.
+
+                 start comes               operator
+    DRAFT ──► SCHEDULED ──► ACTIVE ◄──► PAUSED
+                               │           │
+                               └──► ENDED ◄┘      end comes, or operator
+"""
+
+from enum import StrEnum
+
+import msgspec
+from msgspec.structs import replace
+
+
+class SaleState(StrEnum):
+    DRAFT = "DRAFT"
+    SCHEDULED = "SCHEDULED"
+    ACTIVE = "ACTIVE"
+    PAUSED = "PAUSED"
+    ENDED = "ENDED"
+
+
+class Mode(StrEnum):
+    DIRECT = "direct"
+    QUEUED = "queued"
+
+
+class LatePayment(StrEnum):
+    """What becomes of money that arrives after its reservation has expired."""
+
+    HONOUR = "honour"
+    REFUND = "refund"
+
+
+class Settlement(StrEnum):
+    """How a reservation is paid: by a provider, by an operator's record, or not at all."""
+
+    ONLINE = "online"
+    MANUAL = "manual"
+    NONE = "none"
+
+
+class Product(msgspec.Struct, frozen=True):
+    """What is sold, at which price, and how many of it one user may have. Units are in the stock row."""
+
+    sku_id: str
+    name: str
+    currency: str
+    base_price_minor: int
+    price_minor: int
+    per_user_limit: int
+    description: str = ""
+    category: str = ""
+    image_url: str = ""
+
+
+class Sale(msgspec.Struct, frozen=True):
+    """The terms of a sale as the operator set them. `version` rises with each change (If-Match)."""
+
+    sale_id: str
+    name: str
+    products: tuple[Product, ...]
+    starts_at_ms: int | None = None
+    ends_at_ms: int | None = None
+    paused: bool = False
+    ended: bool = False
+    reservation_seconds: int = 120
+    mode: Mode = Mode.DIRECT
+    late_payment: LatePayment = LatePayment.HONOUR
+    settlement: Settlement = Settlement.ONLINE
+    one_active_hold: bool = False
+    version: int = 1
+    created_at_ms: int = 0
+
+    def product(self, sku_id: str) -> Product | None:
+        return next((product for product in self.products if product.sku_id == sku_id), None)
+
+
+def state_at(sale: Sale, now_ms: int) -> SaleState:
+    """What the sale is at `now_ms`. The end wins over the pause, the pause over the window's inside."""
+    if sale.starts_at_ms is None:
+        return SaleState.DRAFT
+    if sale.ended or (sale.ends_at_ms is not None and now_ms >= sale.ends_at_ms):
+        return SaleState.ENDED
+    if now_ms < sale.starts_at_ms:
+        return SaleState.SCHEDULED
+    return SaleState.PAUSED if sale.paused else SaleState.ACTIVE
+
+
+class Switch(StrEnum):
+    """What an operator can do to a running sale."""
+
+    START = "start"
+    PAUSE = "pause"
+    RESUME = "resume"
+    END = "end"
+
+
+ALLOWED: dict[Switch, frozenset[SaleState]] = {
+    Switch.START: frozenset({SaleState.DRAFT, SaleState.SCHEDULED}),
+    Switch.PAUSE: frozenset({SaleState.ACTIVE}),
+    Switch.RESUME: frozenset({SaleState.PAUSED}),
+    Switch.END: frozenset({SaleState.ACTIVE, SaleState.PAUSED}),
+}
+"""From which states a switch may be thrown."""
+
+REACHED: dict[Switch, SaleState] = {
+    Switch.START: SaleState.ACTIVE,
+    Switch.PAUSE: SaleState.PAUSED,
+    Switch.RESUME: SaleState.ACTIVE,
+    Switch.END: SaleState.ENDED,
+}
+"""Where a switch leads; a sale that is there already stays as it is, and the call succeeds."""
+
+
+def switched(sale: Sale, switch: Switch, now_ms: int) -> Sale | None:
+    """The sale after the switch; the same object if it is there already; None if the state forbids it."""
+    state = state_at(sale, now_ms)
+    if state is REACHED[switch]:
+        return sale
+    if state not in ALLOWED[switch]:
+        return None
+    sale = replace(sale, version=sale.version + 1)
+    match switch:
+        case Switch.START:
+            return replace(sale, starts_at_ms=now_ms)
+        case Switch.PAUSE | Switch.RESUME:
+            return replace(sale, paused=switch is Switch.PAUSE)
+        case Switch.END:
+            return replace(sale, ended=True)

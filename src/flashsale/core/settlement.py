@@ -1,0 +1,369 @@
+"""From a reservation to money: opening an order, taking in what the provider says, and undoing both.
+
+The provider is never called inside a transaction, so a checkout is three transactions with two calls
+between them, and a crash may fall anywhere:
+
+    open_order      order PENDING_PAYMENT, payment CREATED, "authorise" is due
+      authorise at the provider
+    settle          payment AUTHORIZED, reservations CONFIRMED, "capture" is due      (one transaction)
+      capture at the provider
+    settle          payment CAPTURED, order PAID
+
+The step that is due is committed before its call and carries an idempotency key made of the payment's id,
+so whoever resumes after a crash repeats the call and gets its answer, not a second charge. If the
+reservation is over before the authorisation arrives, "void" is due instead and no money moves.
+
+`settle` takes facts in any order and any number of times. A fact that the order cannot accept is never
+dropped: an authorisation becomes a void, captured money becomes a refund.
+"""
+
+from collections import Counter
+
+import msgspec
+
+from flashsale.core.books import Books
+from flashsale.core.exits import expire_one, expired, fall, illegal
+from flashsale.core.journal import Kind
+from flashsale.core.order import LINES_MAX, TRANSITIONS, Order, OrderLine, OrderStatus
+from flashsale.core.payment import Due, Payment, PaymentStatus, Refund, Transaction
+from flashsale.core.refusal import Refusal, Refused, invalid, not_found
+from flashsale.core.reservation import Reservation, Status, lapsed
+from flashsale.core.sale import LatePayment
+from flashsale.core.stock import NewId
+
+PROVIDER = "provider"
+"""The actor of what a payment fact causes."""
+
+
+class Checkout(msgspec.Struct, frozen=True):
+    """A user's wish to pay for reservations of his with a transaction of his."""
+
+    reservation_ids: tuple[str, ...]
+    user_id: str | None
+    """None: the reservation's id alone is enough (identity `open`)."""
+    provider: str
+    transaction_id: str
+    payment_method: str
+    shipping_address: str
+    lease_ms: int
+    """How long the caller may take for a provider's step before a resumer takes it up."""
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """The order and the payment that settles it; a step may be due."""
+
+    order: Order
+    payment: Payment
+
+
+def open_order(books: Books, checkout: Checkout, now_ms: int, new_id: NewId) -> Opened | Refused:
+    """Makes the order of a checkout, or finds the one an earlier call has made."""
+    reservations = _named(books, checkout)
+    if isinstance(reservations, Refused):
+        return reservations
+    order = _order_of(books, reservations)
+    if order is not None:
+        return _again(books, checkout, order, now_ms, new_id)
+    if refused := _unpayable(reservations, now_ms) or _reused(books, checkout, None):
+        return refused
+    # Below this line nothing can fail.
+    order = _new_order(checkout, reservations, now_ms, new_id("ord_"))
+    books.orders[order.order_id] = order
+    books.new_orders.append(order)
+    for reservation in reservations:
+        books.attach(reservation, order.order_id)
+    books.announce(order, "created", now_ms)
+    return Opened(order, _new_payment(books, checkout, order, now_ms, new_id))
+
+
+def _named(books: Books, checkout: Checkout) -> list[Reservation] | Refused:
+    found: list[Reservation] = []
+    for reservation_id in checkout.reservation_ids:
+        reservation = books.reservations.get(reservation_id)
+        if reservation is None or checkout.user_id not in (None, reservation.user_id):
+            return not_found("reservationId", reservation_id)
+        found.append(reservation)
+    if len(found) > LINES_MAX:
+        return invalid("reservationIds", f"at most {LINES_MAX}")
+    if len({(reservation.sale_id, reservation.user_id) for reservation in found}) != 1:
+        return invalid("reservationIds", "must be of one sale and one user")
+    if len({reservation.currency for reservation in found}) != 1:
+        return invalid("reservationIds", "must be of one currency")
+    return found
+
+
+def _order_of(books: Books, reservations: list[Reservation]) -> Order | None:
+    """The order these reservations, and only these, are in."""
+    order = books.orders.get(reservations[0].order_id or "")
+    if order is None:
+        return None
+    lines = {line.reservation_id for line in order.lines}
+    return order if lines == {reservation.reservation_id for reservation in reservations} else None
+
+
+def _unpayable(reservations: list[Reservation], now_ms: int) -> Refused | None:
+    for reservation in reservations:
+        if reservation.status is Status.EXPIRED or lapsed(reservation, now_ms):
+            return expired(reservation)
+        if reservation.status is not Status.RESERVED:
+            return illegal("reservationId", reservation.reservation_id, f"is {reservation.status}")
+        if reservation.order_id is not None:
+            return illegal("reservationId", reservation.reservation_id, "is in another order")
+    return None
+
+
+def _reused(books: Books, checkout: Checkout, order: Order | None) -> Refused | None:
+    for payment in books.payments.values():
+        same = (payment.provider, payment.transaction_id) == (checkout.provider, checkout.transaction_id)
+        claimed = payment.status is not PaymentStatus.FAILED or payment.due is not None
+        if same and claimed and (order is None or payment.order_id != order.order_id):
+            return Refused(
+                Refusal.PAYMENT_REUSED,
+                f"Transaction {checkout.transaction_id} pays for another order",
+                {"paymentTransactionId": checkout.transaction_id},
+            )
+    return None
+
+
+def _again(books: Books, checkout: Checkout, order: Order, now_ms: int, new_id: NewId) -> Opened | Refused:
+    """A checkout of reservations that have their order already: a repeat, or another try after a decline."""
+    payments = books.payments_of(order.order_id)
+    same = next((payment for payment in payments if payment.transaction_id == checkout.transaction_id), None)
+    if order.status is not OrderStatus.PENDING_PAYMENT:
+        return _settled_before(books, order, same)
+    if same and same.status is not PaymentStatus.FAILED:
+        return Opened(order, same)
+    if refused := _unpayable_again(books, order, payments, now_ms) or _reused(books, checkout, order):
+        return refused
+    # Below this line nothing can fail.
+    if same:
+        return Opened(order, _retried(books, same, checkout, now_ms))
+    return Opened(order, _new_payment(books, checkout, order, now_ms, new_id))
+
+
+def _settled_before(books: Books, order: Order, same: Payment | None) -> Opened | Refused:
+    if order.status is OrderStatus.EXPIRED:
+        return expired(books.lines_of(order)[0])
+    if same is None or order.status is OrderStatus.CANCELLED:
+        return illegal("orderId", order.order_id, f"is {order.status}")
+    return Opened(order, same)
+
+
+def _unpayable_again(books: Books, order: Order, payments: list[Payment], now_ms: int) -> Refused | None:
+    for reservation in books.lines_of(order):
+        if lapsed(reservation, now_ms):
+            return expired(reservation)
+    if any(payment.due for payment in payments):
+        return illegal("orderId", order.order_id, "has a payment under way: ask for the order in a moment")
+    return None
+
+
+def _new_order(checkout: Checkout, reservations: list[Reservation], now_ms: int, order_id: str) -> Order:
+    lines = tuple(
+        OrderLine(each.reservation_id, each.sku_id, each.quantity, each.unit_price_minor) for each in reservations
+    )
+    first = reservations[0]
+    return Order(
+        order_id, first.user_id, first.sale_id, OrderStatus.PENDING_PAYMENT, first.currency, lines,
+        checkout.payment_method, checkout.shipping_address, now_ms,
+    )  # fmt: skip
+
+
+def _new_payment(books: Books, checkout: Checkout, order: Order, now_ms: int, new_id: NewId) -> Payment:
+    payment = Payment(
+        new_id("pay_"), order.order_id, checkout.provider, checkout.transaction_id, order.total_minor,
+        order.currency, due_at_ms=now_ms + checkout.lease_ms, created_at_ms=now_ms,
+    )  # fmt: skip
+    books.payments[payment.payment_id] = payment
+    books.new_payments.append(payment)
+    return payment
+
+
+def _retried(books: Books, payment: Payment, checkout: Checkout, now_ms: int) -> Payment:
+    payment.tries += 1
+    payment.due, payment.due_at_ms = Due.AUTHORISE, now_ms + checkout.lease_ms
+    payment.failure = payment.reason = ""
+    books.changed_payments[payment.payment_id] = payment
+    return payment
+
+
+def settle(
+    books: Books, payment_id: str, fact: Transaction, now_ms: int, new_id: NewId, lease_ms: int
+) -> Opened:
+    """Takes in what the provider says of a payment, and moves order and units by it. Idempotent, in any order."""
+    payment = books.payments[payment_id]
+    order = books.orders[payment.order_id]
+    if _news(payment, fact):
+        _take_in(books, order, payment, fact, now_ms, new_id, lease_ms)
+    return Opened(order, payment)
+
+
+def _news(payment: Payment, fact: Transaction) -> bool:
+    """A rank that rises; or a failed retry, whose rank is the same but whose step is still due."""
+    return fact.status > payment.status or (fact.status is PaymentStatus.FAILED is payment.status and bool(payment.due))
+
+
+def _take_in(
+    books: Books, order: Order, payment: Payment, fact: Transaction, now_ms: int, new_id: NewId, lease_ms: int
+) -> None:
+    books.changed_payments[payment.payment_id] = payment
+    wrong = (fact.amount_minor, fact.currency) != (payment.amount_minor, payment.currency)
+    if wrong and payment.status <= PaymentStatus.FAILED < fact.status:
+        _fail(payment, Refusal.PAYMENT_MISMATCH, f"it is over {fact.amount_minor} {fact.currency} (minor units)")
+        return
+    for reservation in books.lines_of(order):
+        if lapsed(reservation, now_ms) and reservation.order_id == order.order_id:
+            expire_one(books, reservation, now_ms)
+    match fact.status:
+        case PaymentStatus.FAILED:
+            _fail(payment, Refusal.PAYMENT_DECLINED, fact.reason)
+        case PaymentStatus.AUTHORIZED:
+            _authorised(books, order, payment, now_ms, lease_ms)
+        case PaymentStatus.VOIDED:
+            _voided(books, order, payment, now_ms)
+        case PaymentStatus.CAPTURED:
+            _captured(books, order, payment, now_ms, new_id)
+
+
+def _fail(payment: Payment, refusal: Refusal, reason: str) -> None:
+    """Nothing of this transaction is ours, so its claim is free for whoever it belongs to."""
+    payment.status, payment.due = PaymentStatus.FAILED, None
+    payment.failure, payment.reason = refusal.code, reason
+
+
+def _authorised(books: Books, order: Order, payment: Payment, now_ms: int, lease_ms: int) -> None:
+    payment.status, payment.due_at_ms = PaymentStatus.AUTHORIZED, now_ms + lease_ms
+    if not _awaits_payment(books, order):
+        payment.due = Due.VOID
+        return
+    payment.due = Due.CAPTURE
+    for reservation in books.lines_of(order):
+        books.transition(reservation, Kind.CONFIRM, now_ms, PROVIDER)
+
+
+def _awaits_payment(books: Books, order: Order) -> bool:
+    held = all(reservation.status is Status.RESERVED for reservation in books.lines_of(order))
+    return order.status is OrderStatus.PENDING_PAYMENT and held
+
+
+def _voided(books: Books, order: Order, payment: Payment, now_ms: int) -> None:
+    """Voided by us: the order has fallen before. By somebody else, after we confirmed: it falls now."""
+    confirmed_by_it = payment.status is PaymentStatus.AUTHORIZED and payment.due is Due.CAPTURE
+    payment.status, payment.due = PaymentStatus.VOIDED, None
+    payment.failure = payment.failure or Refusal.PAYMENT_DECLINED.code
+    if order.status is OrderStatus.PENDING_PAYMENT and confirmed_by_it:
+        _give_back(books, order, now_ms, PROVIDER)
+        fall(books, order, OrderStatus.CANCELLED, now_ms)
+
+
+def _captured(books: Books, order: Order, payment: Payment, now_ms: int, new_id: NewId) -> None:
+    confirmed_by_it = payment.status is PaymentStatus.AUTHORIZED and payment.due is Due.CAPTURE
+    payment.status, payment.due = PaymentStatus.CAPTURED, None
+    if _awaits_payment(books, order):
+        for reservation in books.lines_of(order):
+            books.transition(reservation, Kind.CONFIRM, now_ms, PROVIDER)
+    elif order.status is OrderStatus.EXPIRED and _room_for(books, order, now_ms):
+        _honour(books, order, now_ms)
+    elif not (order.status is OrderStatus.PENDING_PAYMENT and confirmed_by_it):
+        _owe_back(books, order, payment, "the order could not be given", now_ms, new_id)
+        return
+    order.status, order.transaction_id = OrderStatus.PAID, payment.transaction_id
+    books.announce(order, "paid", now_ms)
+
+
+def _room_for(books: Books, order: Order, now_ms: int) -> bool:
+    """Whether late money can still be honoured: for all lines together, stock and limit are checked again."""
+    if books.sales[order.sale_id].late_payment is not LatePayment.HONOUR:
+        return False
+    lines = books.lines_of(order)
+    if not all(_can_come_back(reservation, now_ms) for reservation in lines):
+        return False
+    wanted: Counter[str] = Counter()
+    for reservation in lines:
+        if reservation.status is Status.EXPIRED:
+            wanted[reservation.sku_id] += reservation.quantity
+    return all(_fits(books, order, sku_id, quantity) for sku_id, quantity in wanted.items())
+
+
+def _can_come_back(reservation: Reservation, now_ms: int) -> bool:
+    if reservation.status is Status.RESERVED:
+        return reservation.order_id is None and not lapsed(reservation, now_ms)
+    return reservation.status is Status.EXPIRED
+
+
+def _fits(books: Books, order: Order, sku_id: str, quantity: int) -> bool:
+    product = books.sales[order.sale_id].product(sku_id)
+    claimed = books.claims.get((order.user_id, order.sale_id, sku_id), 0)
+    in_limit = product is not None and claimed + quantity <= product.per_user_limit
+    return in_limit and books.stock[order.sale_id, sku_id].available >= quantity
+
+
+def _honour(books: Books, order: Order, now_ms: int) -> None:
+    for reservation in books.lines_of(order):
+        kind = Kind.CONFIRM if reservation.status is Status.RESERVED else Kind.HONOUR
+        books.transition(reservation, kind, now_ms, PROVIDER)
+        books.attach(reservation, order.order_id)
+
+
+def cancel_order(
+    books: Books, order_id: str, user_id: str | None, reason: str, now_ms: int, new_id: NewId
+) -> Order | Refused:
+    """Cancels an unpaid order, or starts the refund of a paid one that has not left the house."""
+    order = books.orders.get(order_id)
+    if order is None or user_id not in (None, order.user_id):
+        return not_found("orderId", order_id)
+    if order.status in (OrderStatus.CANCELLED, OrderStatus.REFUNDING, OrderStatus.REFUNDED):
+        return order
+    over = next((each for each in books.lines_of(order) if lapsed(each, now_ms)), None)
+    if over or order.status is OrderStatus.EXPIRED:
+        return expired(over or books.lines_of(order)[0])
+    if order.status not in (OrderStatus.PENDING_PAYMENT, OrderStatus.PAID, OrderStatus.PROCESSING):
+        return illegal("orderId", order_id, f"is {order.status} and can only be refunded by the shop")
+    # Below this line nothing can fail.
+    order.reason = reason
+    _give_back(books, order, now_ms, order.user_id)
+    if order.status is OrderStatus.PENDING_PAYMENT:
+        fall(books, order, OrderStatus.CANCELLED, now_ms)
+        return order
+    for payment in books.payments_of(order_id):
+        if payment.status is PaymentStatus.CAPTURED and payment.transaction_id == order.transaction_id:
+            _owe_back(books, order, payment, reason or "cancelled by the buyer", now_ms, new_id)
+    return order
+
+
+def _give_back(books: Books, order: Order, now_ms: int, actor: str) -> None:
+    for reservation in books.lines_of(order):
+        if reservation.status is Status.RESERVED:
+            books.transition(reservation, Kind.RELEASE, now_ms, actor)
+        elif reservation.status is Status.CONFIRMED:
+            reservation.returned_quantity = reservation.quantity
+            books.transition(reservation, Kind.RETURN, now_ms, actor)
+
+
+def _owe_back(books: Books, order: Order, payment: Payment, reason: str, now_ms: int, new_id: NewId) -> None:
+    """Records the intent to refund. An order that another payment has settled stays as it is."""
+    refund = Refund(
+        new_id("rfd_"), order.order_id, payment.payment_id, payment.amount_minor, reason,
+        due_at_ms=now_ms, created_at_ms=now_ms,
+    )  # fmt: skip
+    books.refunds[refund.refund_id] = refund
+    books.new_refunds.append(refund)
+    settled_by_another = order.transaction_id not in (None, payment.transaction_id)
+    if OrderStatus.REFUNDING in TRANSITIONS[order.status] and not settled_by_another:
+        order.status = OrderStatus.REFUNDING
+        books.announce(order, "refunding", now_ms)
+
+
+def refunded(books: Books, refund_id: str, now_ms: int) -> Order:
+    """The provider has paid a refund back. The last one of an order makes it REFUNDED."""
+    refund = books.refunds[refund_id]
+    order = books.orders[refund.order_id]
+    if refund.done:
+        return order
+    refund.done = True
+    books.changed_refunds[refund_id] = refund
+    open_ones = [each for each in books.refunds.values() if each.order_id == order.order_id and not each.done]
+    if order.status is OrderStatus.REFUNDING and not open_ones:
+        order.status = OrderStatus.REFUNDED
+        books.announce(order, "refunded", now_ms)
+    return order

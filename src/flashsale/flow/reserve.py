@@ -1,0 +1,50 @@
+"""Asking for units: by which way an attempt goes to the ledger.
+
+An attempt that may win is written. One that has visibly lost (sold out, not started, ended) is answered from
+a read, so that a crowd of losers never queues before the writer. The window's picture only chooses the way;
+both ways decide by the same rules, and the read sends on to the writer whatever might win after all.
+"""
+
+from flashsale.core.refusal import Refused, invalid, not_found
+from flashsale.core.reservation import RequestKind
+from flashsale.core.stock import Attempt, Item
+from flashsale.flow.storefront import Storefront, on_sale
+from flashsale.ports import Clock, Ledger, Reply
+
+
+class Reserving:
+    def __init__(self, ledger: Ledger, storefront: Storefront, clock: Clock) -> None:
+        self._ledger = ledger
+        self._offers = storefront
+        self._clock = clock
+
+    def reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None:
+        """One product. `reply` is called exactly once, maybe before this returns."""
+        offer = self._offers.offers.get(sku_id)
+        if offer is None:
+            reply(not_found("skuId", sku_id))
+            return
+        attempt = Attempt(user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key)
+        if offer.available >= quantity and on_sale(offer, self._clock.now_ms()):
+            self._ledger.reserve(attempt, reply)
+        else:
+            self._ledger.refuse(attempt, reply)
+
+    def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Reply) -> None:
+        """Several products of one sale: all of them or none."""
+        sale_id = self._sale_of(items)
+        if isinstance(sale_id, Refused):
+            reply(sale_id)
+            return
+        self._ledger.reserve(Attempt(user_id, sale_id, items, key, RequestKind.CART), reply)
+
+    def _sale_of(self, items: tuple[Item, ...]) -> str | Refused:
+        sales: set[str] = set()
+        for item in items:
+            offer = self._offers.offers.get(item.sku_id)
+            if offer is None:
+                return not_found("skuId", item.sku_id)
+            sales.add(offer.sale.sale_id)
+        if len(sales) != 1:
+            return invalid("items", "must be products of one sale")
+        return sales.pop()

@@ -1,0 +1,124 @@
+"""Money: drives the steps of a payment at its provider until none is due.
+
+Every step was committed before it is called and is repeated with its own key, so any number of callers
+may drive one payment: the buyer's request, his second click, the resumer after a crash.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from flashsale.core.order import Order, OrderStatus
+from flashsale.core.payment import Due, Payment, PaymentStatus, Transaction
+from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.settlement import Checkout, Opened
+from flashsale.ports import (
+    Clock,
+    DueWork,
+    Ledger,
+    PaymentFact,
+    PaymentProvider,
+    ProviderUnavailable,
+    PutOff,
+    RefundFact,
+)
+
+STEPS_MAX = 6
+"""Authorise, capture or void, and room for a retry: more in one run means that something goes in circles."""
+RETRY_MS = 1_000
+
+log = structlog.get_logger("flashsale.settle")
+
+
+class Settling:
+    def __init__(self, ledger: Ledger, provider: PaymentProvider, clock: Clock, provider_seconds: float) -> None:
+        self._ledger = ledger
+        self._provider = provider
+        self._clock = clock
+        self._lease_ms = int(provider_seconds * 1000) + 2_000
+
+    async def checkout(
+        self, reservation_ids: tuple[str, ...], user_id: str | None, transaction_id: str, method: str, address: str
+    ) -> Order | Refused:
+        """Pays for reservations. The answer is the PAID order, or why there is none."""
+        wish = Checkout(reservation_ids, user_id, self._provider.name, transaction_id, method, address, self._lease_ms)
+        opened = await self._ledger.open_order(wish)
+        if isinstance(opened, Refused):
+            return opened
+        try:
+            opened = await self._drive(opened)
+        except ProviderUnavailable:
+            await self._ledger.settle(PutOff(opened.payment.payment_id, None, RETRY_MS))
+            return unknown_outcome(transaction_id)
+        return _answer(opened)
+
+    async def _drive(self, opened: Opened) -> Opened:
+        for _ in range(STEPS_MAX):
+            payment = opened.payment
+            if payment.due is None:
+                return opened
+            fact = await self._step(payment, payment.due)
+            settled = await self._ledger.settle(PaymentFact(payment.payment_id, fact, self._lease_ms))
+            assert settled is not None
+            opened = settled
+        raise ProviderUnavailable(f"payment {opened.payment.payment_id} is not settled after {STEPS_MAX} steps")
+
+    def _step(self, payment: Payment, due: Due) -> Awaitable[Transaction]:
+        key = payment.key(due)
+        steps: dict[Due, Callable[[], Awaitable[Transaction]]] = {
+            Due.AUTHORISE: lambda: self._provider.authorise(
+                payment.transaction_id, payment.amount_minor, payment.currency, key
+            ),
+            Due.CAPTURE: lambda: self._provider.capture(payment.transaction_id, payment.amount_minor, key),
+            Due.VOID: lambda: self._provider.void(payment.transaction_id, key),
+        }
+        return steps[due]()
+
+    async def resume(self) -> int:
+        """Takes up the steps that nobody is working on: after a crash, a lost reply, a provider that was away."""
+        work = await self._ledger.find(DueWork(self._clock.now_ms()))
+        for payment in work.payments:
+            await self._resume_payment(payment)
+        for refund, payment in work.refunds:
+            await self._pay_back(refund.refund_id, payment, refund.amount_minor)
+        return len(work.payments) + len(work.refunds)
+
+    async def _resume_payment(self, payment: Payment) -> None:
+        order = Order("", "", "", OrderStatus.PENDING_PAYMENT, payment.currency, (), "", "", 0)
+        try:
+            await self._drive(Opened(order, payment))
+        except ProviderUnavailable as error:
+            await self._put_off(PutOff(payment.payment_id, None, RETRY_MS), str(error))
+
+    async def _pay_back(self, refund_id: str, payment: Payment, amount_minor: int) -> None:
+        try:
+            await self._provider.refund(payment.transaction_id, amount_minor, refund_id)
+        except ProviderUnavailable as error:
+            await self._put_off(PutOff(None, refund_id, RETRY_MS), str(error))
+            return
+        await self._ledger.settle(RefundFact(refund_id))
+
+    async def _put_off(self, step: PutOff, why: str) -> None:
+        log.warning("payment step put off", payment_id=step.payment_id, refund_id=step.refund_id, why=why)
+        await self._ledger.settle(step)
+
+
+def _answer(opened: Opened) -> Order | Refused:
+    order, payment = opened.order, opened.payment
+    if payment.status is PaymentStatus.CAPTURED and payment.transaction_id == order.transaction_id:
+        return order
+    if payment.status is PaymentStatus.FAILED:
+        details = {"orderId": order.order_id, "paymentTransactionId": payment.transaction_id}
+        return Refused(Refusal[payment.failure], f"Payment {payment.transaction_id}: {payment.reason}", details)
+    if order.status is OrderStatus.EXPIRED:
+        message = f"Order {order.order_id} expired before its payment; no money was taken"
+        return Refused(Refusal.RESERVATION_EXPIRED, message, {"orderId": order.order_id})
+    message = f"Order {order.order_id} is {order.status}"
+    return Refused(Refusal.ILLEGAL_STATE, message, {"orderId": order.order_id})
+
+
+def unknown_outcome(transaction_id: str) -> Refused:
+    message = "The payment provider did not answer: repeat this request with the same paymentTransactionId"
+    return Refused(Refusal.UNAVAILABLE, message, {"paymentTransactionId": transaction_id, "retryAfterSeconds": 1})
+
+
