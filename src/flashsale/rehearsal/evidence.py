@@ -95,12 +95,9 @@ def decode(body: bytes, kind: type[T]) -> T | None:
         return None
 
 
-def asked(histories: Iterable[History], ask: Ask) -> Iterator[tuple[str, Exchange]]:
-    """Every exchange of one kind, with its user."""
-    for history in histories:
-        for exchange in history.exchanges:
-            if exchange.ask is ask:
-                yield history.user, exchange
+def asked(histories: Iterable[History], ask: Ask) -> list[tuple[str, Exchange]]:
+    """Every exchange of one kind, with its user; in time order for each user."""
+    return [(it.user, exchange) for it in histories for exchange in it.exchanges if exchange.ask is ask]
 
 
 def acknowledged_reservations(histories: Iterable[History]) -> Iterator[Acknowledged[Reservation]]:

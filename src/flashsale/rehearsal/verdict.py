@@ -5,10 +5,12 @@ Pure: evidence in, verdict out. Each check is one function that returns what it 
 fault, and finds nothing when all is well. A promise counts from the moment it was sent, heard or not.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 
@@ -89,6 +91,12 @@ class Evidence(msgspec.Struct, frozen=True, dict=True):
     def paid_now(self) -> dict[str, Order]:
         """The paid orders that the shop knows, heard of by a buyer or not."""
         return {key: told for key, told in self.orders.items() if told is not None and told.status in PAID_STATES}
+
+
+class _Span(NamedTuple):
+    since: float
+    until: float
+    units: int
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -205,12 +213,11 @@ def double_charges(evidence: Evidence) -> Iterator[str]:
 
 
 def over_limit(evidence: Evidence) -> Iterator[str]:
-    units: dict[str, int] = defaultdict(int)
-    for reservation in evidence.confirmed:
-        units[reservation.user_id] += reservation.quantity
-    for user, number in units.items():
-        if number > evidence.per_user_limit:
-            yield f"{user} bought {number} units, the limit is {evidence.per_user_limit}"
+    """At no moment does a user have more units, held or bought, than the limit allows."""
+    for user, spans in _possession(evidence).items():
+        most = max(sum(other.units for other in spans if other.since <= one.since < other.until) for one in spans)
+        if most > evidence.per_user_limit:
+            yield f"{user} had {most} units at once, the limit is {evidence.per_user_limit}"
 
 
 def stranded_units(evidence: Evidence) -> Iterator[str]:
@@ -220,7 +227,7 @@ def stranded_units(evidence: Evidence) -> Iterator[str]:
     if stock.held:
         yield f"{stock.held} units are held by nobody"
     refused = sum(_left_without(history) for history in evidence.histories)
-    if stock.available and refused:
+    if stock.available > 0 and refused:
         yield f"{stock.available} units were left over though {refused} patient buyers were refused to the end"
 
 
@@ -262,6 +269,19 @@ def unanswered(evidence: Evidence) -> Iterator[str]:
 
 def _kept(evidence: Evidence, order: Order) -> int:
     return evidence.books.get(order.payment_transaction_id, Booking()).kept_minor
+
+
+def _possession(evidence: Evidence) -> dict[str, list[_Span]]:
+    """From when to when each user certainly had his units: from the answer that said so, until he
+    cancelled or the hold had to end, or for good once bought."""
+    cancelled = {exchange.subject: exchange.sent_at for _, exchange in reversed(asked(evidence.histories, Ask.CANCEL))}
+    bought = {reservation.reservation_id for reservation in evidence.confirmed}
+    spans: dict[str, dict[str, _Span]] = defaultdict(dict)
+    for promise in sorted(evidence.reserved, key=lambda promise: promise.exchange.answered_at):
+        key, asked_at = promise.told.reservation_id, promise.exchange.sent_at
+        until = math.inf if key in bought else cancelled.get(key, asked_at + evidence.hold_seconds - CLOCK_SLACK)
+        spans[promise.user].setdefault(key, _Span(promise.exchange.answered_at, until, promise.told.quantity))
+    return {user: list(own.values()) for user, own in spans.items()}
 
 
 def _left_without(history: History) -> bool:
