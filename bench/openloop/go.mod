@@ -1,0 +1,3 @@
+module flashsale-bench/openloop
+
+go 1.24
