@@ -49,6 +49,9 @@ class Clock(Protocol):
 
     def now_ms(self) -> int: ...
 
+    def follow(self) -> None:
+        """Compares with the wall clock; to be called on every tick of the sweeper."""
+
     @property
     def alarm(self) -> str | None:
         """What is wrong with the clock, in words for the operator; None while nothing is."""

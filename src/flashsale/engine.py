@@ -1,0 +1,196 @@
+"""Composition: settings, then backends, then flows; and the engine as a library.
+
+    async with Engine.open(load()) as engine:
+        outcome = await engine.reserve("user-1", "IPHONE15-256GB")
+
+Works without HTTP; `edge/` is a translation of these methods. Refusals are values: `match` on `Granted` and
+`Refused`. What raises is what the world does: `LedgerUnavailable` (nothing has changed, try again).
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from flashsale.backends.clock import SteadyClock
+from flashsale.backends.sandbox import SandboxProvider, start_sandbox
+from flashsale.backends.sqlite.ledger import SqliteLedger
+from flashsale.core.catalogue import SaleChange
+from flashsale.core.order import Order
+from flashsale.core.refusal import Refused, not_found
+from flashsale.core.reservation import Reservation
+from flashsale.core.sale import Sale
+from flashsale.core.stock import Item
+from flashsale.flow.reserve import Reserving
+from flashsale.flow.settle import Settling
+from flashsale.flow.storefront import Storefront
+from flashsale.ports import (
+    FindActiveReservations,
+    FindOrder,
+    FindOrders,
+    FindReservations,
+    FindSales,
+    Ledger,
+    Outcome,
+    PaymentProvider,
+    Query,
+    Reply,
+    StockOf,
+)
+from flashsale.settings import Settings
+from flashsale.worker import Worker
+
+T = TypeVar("T")
+Fatal = Callable[[Exception], None]
+
+
+class Engine:
+    """One shop's engine. Made by `Engine.open`; safe to use from one event loop."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, provider: PaymentProvider, clock: SteadyClock, storefront: Storefront
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.ledger = ledger
+        self.storefront = storefront
+        self._reserving = Reserving(ledger, storefront, clock)
+        self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
+        self.worker = Worker(ledger, self._settling, clock)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, on_fatal: Fatal | None = None) -> AsyncIterator["Engine"]:
+        """Opens the ledger, recovers what a crash left open, and runs the loops until the block ends.
+
+        `on_fatal` is called when the store breaks (an I/O error): the process should end. Raises LedgerInUse and
+        SchemaUnknown.
+        """
+        async with AsyncExitStack() as stack:
+            clock = SteadyClock()
+            storefront = Storefront(clock)
+            ledger = await SqliteLedger.open(
+                settings.ledger_path, clock, storefront, settings.queue_max, settings.batch_max, on_fatal
+            )
+            stack.push_async_callback(ledger.close)
+            await _look_around(ledger, storefront)
+            provider = await _provider(settings, stack)
+            engine = cls(settings, ledger, provider, clock, storefront)
+            await stack.enter_async_context(engine.worker)
+            yield engine
+
+    def reserve_soon(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None:
+        """The hot path: `reply` gets the outcome on the event loop, once it is durable. No task, no future."""
+        self._reserving.reserve(user_id, sku_id, quantity, key, reply)
+
+    async def reserve(self, user_id: str, sku_id: str, quantity: int = 1, key: str | None = None) -> Outcome:
+        """Holds units for a user. With a key it can be repeated: the same key gets the same reservation."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._reserving.reserve(user_id, sku_id, quantity, key, _into(future))
+        return await future
+
+    async def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None = None) -> Outcome:
+        """Holds several products of one sale: all of them or none."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._reserving.reserve_cart(user_id, items, key, _into(future))
+        return await future
+
+    async def reservation(self, reservation_id: str, user_id: str | None = None) -> Reservation | Refused:
+        """A reservation as it stands. With a user, only his own is found."""
+        found = await self.ledger.find(FindReservations((reservation_id,)))
+        if not found or user_id not in (None, found[0].user_id):
+            return not_found("reservationId", reservation_id)
+        return found[0]
+
+    async def active_reservations(self, user_id: str) -> list[Reservation]:
+        return await self.ledger.find(FindActiveReservations(user_id, self.clock.now_ms()))
+
+    async def release(self, reservation_id: str, user_id: str | None = None) -> Reservation | Refused:
+        """Gives the units of an unpaid reservation back."""
+        return await self.ledger.release(reservation_id, user_id)
+
+    async def checkout(
+        self,
+        reservation_ids: tuple[str, ...],
+        transaction_id: str,
+        payment_method: str = "",
+        shipping_address: str = "",
+        user_id: str | None = None,
+    ) -> Order | Refused:
+        """Pays for reservations of one user and sale with one transaction: the PAID order, or why not.
+
+        May be repeated with the same transaction. Survives a crash between any two of its steps.
+        """
+        return await self._settling.checkout(reservation_ids, user_id, transaction_id, payment_method, shipping_address)
+
+    async def order(self, order_id: str, user_id: str | None = None) -> Order | Refused:
+        return _owned(await self.ledger.find(FindOrder(order_id=order_id)), "orderId", order_id, user_id)
+
+    async def order_of(self, reservation_id: str, user_id: str | None = None) -> Order | Refused:
+        """The order a reservation is in."""
+        found = await self.ledger.find(FindOrder(reservation_id=reservation_id))
+        return _owned(found, "reservationId", reservation_id, user_id)
+
+    async def orders(self, user_id: str) -> list[Order]:
+        return await self.ledger.find(FindOrders(user_id))
+
+    async def cancel_order(self, order_id: str, user_id: str | None = None, reason: str = "") -> Order | Refused:
+        """Cancels an unpaid order; starts the refund of a paid one. The units are on sale again at once."""
+        order = await self.ledger.cancel_order(order_id, user_id, reason)
+        self.worker.wake()
+        return order
+
+    async def change_sale(self, change: SaleChange) -> Sale | None | Refused:
+        """Creates, edits, switches, restocks or deletes a sale; audited. None: it has been deleted."""
+        return await self.ledger.change_sale(change)
+
+    async def find(self, query: Query[T]) -> T:
+        """Any question of `ports` to the ledger."""
+        return await self.ledger.find(query)
+
+
+def _into(future: asyncio.Future[Outcome]) -> Reply:
+    """A reply into a future; an outcome that nobody waits for any more is dropped (it is in the ledger)."""
+
+    def reply(outcome: Outcome) -> None:
+        if not future.done():
+            future.set_result(outcome)
+
+    return reply
+
+
+def _owned(order: Order | None, field: str, name: str, user_id: str | None) -> Order | Refused:
+    if order is None or user_id not in (None, order.user_id):
+        return not_found(field, name)
+    return order
+
+
+async def _look_around(ledger: Ledger, storefront: Storefront) -> None:
+    for sale in await ledger.find(FindSales()):
+        storefront.sale_changed(sale.sale_id, sale)
+    storefront.stock_changed(await ledger.find(StockOf()))
+
+
+async def _provider(settings: Settings, stack: AsyncExitStack) -> PaymentProvider:
+    url = settings.sandbox_url
+    if not url:
+        sandbox = await start_sandbox(Path(settings.data) / "sandbox.db")
+        stack.push_async_callback(sandbox.close)
+        url = sandbox.url
+    provider = SandboxProvider(url, settings.provider_seconds)
+    stack.push_async_callback(provider.close)
+    return provider
+
+
+def admin_token(settings: Settings) -> tuple[str, Path | None]:
+    """The operators' token, and where it is kept when nobody has configured one (mode 0600, made once)."""
+    if settings.admin_token:
+        return settings.admin_token, None
+    place = Path(settings.data) / "admin-token"
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch(mode=0o600)
+        place.write_text(secrets.token_urlsafe(32))
+    return place.read_text().strip(), place
