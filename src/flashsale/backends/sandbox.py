@@ -96,12 +96,12 @@ class SandboxProcess:
         self.url = url
         self.process = process
 
-    async def close(self) -> None:
+    async def close(self, patience_seconds: float = STOP_SECONDS) -> None:
         """Let it finish the calls in flight and leave; it is killed if it does not."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
-            await asyncio.wait_for(self.process.wait(), STOP_SECONDS)
+            await asyncio.wait_for(self.process.wait(), patience_seconds)
         except TimeoutError:
             self.process.kill()
             await self.process.wait()
@@ -120,13 +120,13 @@ async def start_sandbox(books: Path, slow_seconds: float = 3.0) -> SandboxProces
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
+    child = SandboxProcess("", process)
     try:
-        url = await _announced_url(process)
+        child.url = await _announced_url(process)
     except BaseException:
-        if process.returncode is None:
-            process.kill()
+        await child.close(patience_seconds=0)
         raise
-    return SandboxProcess(url, process)
+    return child
 
 
 async def _announced_url(process: asyncio.subprocess.Process) -> str:
