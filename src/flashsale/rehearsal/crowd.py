@@ -228,6 +228,7 @@ class Crowd:
     ) -> None:
         self.shop, self.spread_seconds = shop, spread_seconds
         self.gone = 0
+        self._dice = random.Random(f"{seed}/{first}/crowd")
         self._buyers = [self._buyer(first + n, seed, patient / max(size, 1)) for n in range(size)]
         self.histories = [buyer.history for buyer, _ in self._buyers]
 
@@ -236,6 +237,19 @@ class Crowd:
         async with asyncio.TaskGroup() as group:
             for buyer, behaviour in self._buyers:
                 group.create_task(self._visit(buyer, behaviour))
+
+    async def ask_again(self, at_most: int | None = None) -> None:
+        """Buyers who were given a reservation repeat the request with its key: all of them, or some."""
+        given = {
+            (buyer, exchange.subject)
+            for buyer, _ in self._buyers
+            for exchange in buyer.history.exchanges
+            if exchange.ask is Ask.RESERVE and exchange.status == 201
+        }
+        repeated = sorted(given, key=lambda pair: (pair[0].user, pair[1]))
+        if at_most is not None:
+            repeated = self._dice.sample(repeated, min(at_most, len(repeated)))
+        await asyncio.gather(*(buyer.reserve(key) for buyer, key in repeated))
 
     def _buyer(self, number: int, seed: int, patient_share: float) -> tuple[Buyer, Behaviour]:
         dice = random.Random(f"{seed}/{number}")

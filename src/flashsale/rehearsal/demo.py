@@ -65,6 +65,7 @@ async def rehearse(base_url: str, admin_token: str, sandbox_url: str, options: O
         with Display(console, options.buyers, options.units) as display:
             await _hold_the_sale(crowd, operator, display)
         console.print("Asking again about everything the buyers were told ...")
+        await crowd.ask_again()
         evidence = await operator.gather(crowd.histories, run)
     verdict = judge(evidence)
     show_report(console, evidence, verdict)

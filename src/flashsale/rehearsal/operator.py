@@ -177,9 +177,7 @@ async def each(keys: Iterable[str], ask: Callable[[str], Awaitable[T]]) -> dict[
         for key in waiting:
             answers[key] = await ask(key)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(work())
+    await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     return answers
 
 

@@ -69,10 +69,12 @@ class Process:
     async def ready(self) -> bool:
         raise NotImplementedError
 
-    async def stop(self) -> None:
-        """Ask it to end; kill it if it does not."""
-        if self._child is None or self._child.returncode is not None:
-            return
+    async def stop(self) -> int | None:
+        """Ask it to end, and kill it if it does not; its exit code."""
+        if self._child is None:
+            return None
+        if self._child.returncode is not None:
+            return self._child.returncode
         self._child.send_signal(signal.SIGTERM)
         try:
             with suppress(TimeoutError):
@@ -80,6 +82,7 @@ class Process:
                     await self._child.wait()
         finally:
             await self.kill()
+        return self._child.returncode
 
     async def kill(self) -> None:
         """Without warning, as a power cut would."""
