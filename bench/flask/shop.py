@@ -41,13 +41,25 @@ def is_valid(body: Any, key: str) -> bool:
     if not isinstance(body, dict) or not is_text(key, 255):
         return False
     quantity = body.get("quantity")
-    return type(quantity) is int and 0 < quantity <= 100 and is_text(body.get("skuId"), 64) and is_text(body.get("userId"), 128)
+    return (
+        type(quantity) is int
+        and 0 < quantity <= 100
+        and is_text(body.get("skuId"), 64)
+        and is_text(body.get("userId"), 128)
+    )
 
 
 def refuse(status: HTTPStatus, code: str, message: str, **details: object) -> tuple[Response, int]:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return jsonify(timestamp=now, status=status.value, error=status.phrase, code=code, message=message,
-                   path=request.path, details=details), status.value
+    return jsonify(
+        timestamp=now,
+        status=status.value,
+        error=status.phrase,
+        code=code,
+        message=message,
+        path=request.path,
+        details=details,
+    ), status.value
 
 
 def reserved(body: dict[str, Any], reservation_id: str) -> dict[str, Any]:
@@ -84,10 +96,18 @@ def reserve() -> Any:
         return refuse(HTTPStatus.NOT_FOUND, "NOT_FOUND", "No such product")
     outcome, value = ask_redis(body, key)
     if outcome == "SOLD_OUT":
-        return refuse(HTTPStatus.CONFLICT, outcome, f"Product {body['skuId']} is out of stock. Available: {value}",
-                      skuId=body["skuId"], requestedQuantity=body["quantity"], availableQuantity=int(value))
+        return refuse(
+            HTTPStatus.CONFLICT,
+            outcome,
+            f"Product {body['skuId']} is out of stock. Available: {value}",
+            skuId=body["skuId"],
+            requestedQuantity=body["quantity"],
+            availableQuantity=int(value),
+        )
     if outcome == "LIMIT_EXCEEDED":
-        return refuse(HTTPStatus.FORBIDDEN, outcome, "Over the purchase limit", limit=PER_USER_LIMIT, alreadyHeld=int(value))
+        return refuse(
+            HTTPStatus.FORBIDDEN, outcome, "Over the purchase limit", limit=PER_USER_LIMIT, alreadyHeld=int(value)
+        )
     replay = {"Idempotent-Replay": "true"} if outcome == "REPLAY" else {}
     return reserved(body, value), 201, replay
 
