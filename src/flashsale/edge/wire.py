@@ -1,0 +1,362 @@
+"""The JSON of the hot routes and of every error: pure functions, shared by both lanes.
+
+The fast lane and the ordinary app answer byte for byte alike because neither of them renders anything: both
+call this file. msgspec does the rendering and the strict reading; it is faster than bytes templates and escapes
+what needs it. What msgspec does not notice is added here: a key given twice, nesting without end, and text
+that is allowed as a string but not as an id.
+"""
+
+import json
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from flashsale.core.money import discount_percentage, show
+from flashsale.core.refusal import Refusal, Refused, invalid
+from flashsale.core.reservation import Reservation, Status, status_at
+from flashsale.core.stock import Granted
+from flashsale.flow.storefront import Offer, on_sale
+
+QUANTITY_MAX = 10_000
+DEPTH_MAX = 32
+ECHO_MAX = 64
+"""How much of a client's own text a message repeats."""
+
+is_sku = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
+is_user = re.compile(r"[A-Za-z0-9_.@:-]{1,128}").fullmatch
+is_key = re.compile(r"[ -~]{1,255}").fullmatch
+
+T = TypeVar("T")
+Header = tuple[bytes, bytes]
+
+
+class Answer(NamedTuple):
+    """An answer of the API. The content type is JSON; the body of a 204 is empty."""
+
+    status: int
+    body: bytes
+    headers: tuple[Header, ...] = ()
+
+
+# Rendering
+
+
+class _Error(msgspec.Struct, gc=False):
+    timestamp: str
+    status: int
+    error: str
+    code: str
+    message: str
+    path: str
+    details: dict[str, Any]
+
+
+class _Reservation(msgspec.Struct, gc=False, rename="camel"):
+    reservation_id: str
+    user_id: str
+    sku_id: str
+    quantity: int
+    status: str
+    unit_price: Raw
+    currency: str
+    expires_at: str
+    created_at: str
+    expires_in_seconds: int
+
+
+class _Availability(msgspec.Struct, gc=False, rename="camel"):
+    sku_id: str
+    name: str
+    description: str
+    category: str
+    base_price: Raw
+    flash_sale_price: Raw
+    discount_percentage: int
+    currency: str
+    available_count: int
+    total_inventory: int
+    is_available: bool
+    is_active: bool
+    image_url: str | None
+    sale_id: str
+    starts_at: str | None
+    ends_at: str | None
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def timestamp(ms: int) -> str:
+    """RFC 3339 in UTC, whole seconds: `2026-01-15T10:02:00Z`."""
+    return _second(ms // 1000)
+
+
+@lru_cache(maxsize=4096)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@lru_cache(maxsize=4096)
+def price(minor: int, currency: str) -> Raw:
+    """An amount as a JSON number with the currency's decimals."""
+    return Raw(show(minor, currency).encode())
+
+
+def error(
+    refused: Refused, path: str, now_ms: int, status: int, title: str, headers: tuple[Header, ...] = ()
+) -> Answer:
+    """The error object under another status than the refusal's own (413, 405, ...)."""
+    seconds = refused.details.get("retryAfterSeconds")
+    if seconds is not None or status in (429, 503):
+        headers = (*headers, (b"retry-after", b"%d" % max(1, seconds or 1)))
+    details = _details(refused.details)
+    shown = _Error(timestamp(now_ms), status, title, refused.refusal.name, refused.message, path, details)
+    return Answer(status, _encode(shown), headers)
+
+
+def refusal(refused: Refused, path: str, now_ms: int) -> Answer:
+    """The answer to a refused request. `path` is that of the request, without its query."""
+    status, title = refused.refusal.value
+    return error(refused, path, now_ms, status, title)
+
+
+def _details(details: dict[str, Any]) -> dict[str, Any]:
+    """What a client may see: instants as timestamps, and no `retryAfterSeconds`, which is a header."""
+    shown = {}
+    for name, value in details.items():
+        if name.endswith("AtMs"):
+            shown[name[:-2]] = None if value is None else timestamp(value)
+        elif name != "retryAfterSeconds":
+            shown[name] = value
+    return shown
+
+
+def reservation(held: Reservation, now_ms: int) -> bytes:
+    return _encode(_shown(held, now_ms))
+
+
+def _shown(held: Reservation, now_ms: int) -> _Reservation:
+    status = status_at(held, now_ms)
+    return _Reservation(
+        held.reservation_id, held.user_id, held.sku_id, held.quantity, status,
+        price(held.unit_price_minor, held.currency), held.currency,
+        _second(held.expires_at_ms // 1000), _second(held.created_at_ms // 1000),
+        (held.expires_at_ms - now_ms + 999) // 1000 if status is Status.RESERVED else 0,
+    )  # fmt: skip
+
+
+_REPLAY: tuple[Header, ...] = ((b"idempotent-replay", b"true"),)
+
+
+def granted(outcome: Granted) -> Answer:
+    """201 of one reservation."""
+    return Answer(201, reservation(outcome.reservations[0], outcome.now_ms), _REPLAY if outcome.replayed else ())
+
+
+def cart(outcome: Granted) -> Answer:
+    """201 of a cart."""
+    shown = [_shown(held, outcome.now_ms) for held in outcome.reservations]
+    return Answer(201, _encode({"reservations": shown}), _REPLAY if outcome.replayed else ())
+
+
+def availability(offer: Offer, now_ms: int) -> bytes:
+    """A product as everyone sees it, with what is left of it."""
+    sale, product = offer.sale, offer.product
+    active = on_sale(offer, now_ms)
+    return _encode(
+        _Availability(
+            product.sku_id, product.name, product.description, product.category,
+            price(product.base_price_minor, product.currency), price(product.price_minor, product.currency),
+            discount_percentage(product.base_price_minor, product.price_minor), product.currency,
+            offer.available, offer.total, active and offer.available > 0, active, product.image_url or None,
+            sale.sale_id,
+            None if sale.starts_at_ms is None else timestamp(sale.starts_at_ms),
+            None if sale.ends_at_ms is None else timestamp(sale.ends_at_ms),
+        )
+    )  # fmt: skip
+
+
+# Reading
+
+
+class ReserveCall(NamedTuple):
+    """A request for units of one product, in good form."""
+
+    user_id: str
+    sku_id: str
+    quantity: int
+    key: str | None
+
+
+class _Wish(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename="camel"):
+    """The body of POST /reservations. Clients that send what they do not know as null are understood."""
+
+    sku_id: str
+    quantity: int | UnsetType = UNSET
+    user_id: str | UnsetType | None = UNSET
+    request_key: str | UnsetType | None = UNSET
+
+
+_wish = msgspec.json.Decoder(_Wish).decode
+_QUOTES: dict[object, int] = {UNSET: 0, None: 2}
+
+
+def parse_reserve(body: bytes, idempotency_key: bytes | None, user_header: bytes | None) -> ReserveCall | Refused:
+    """Reads POST /reservations. A user or key may come from body or header; where both are given they must agree."""
+    try:
+        wish = _wish(body)
+    except ValueError as trouble:
+        return _malformed(trouble)
+    sku, quantity, user, key = wish.sku_id, wish.quantity, wish.user_id, wish.request_key
+    # Each key has two quotes, and so has each string. More than that: a key given twice, or an escaped quote.
+    quotes = 4 + _QUOTES.get(user, 4) + _QUOTES.get(key, 4)
+    if quantity is UNSET:
+        quantity = 1
+    else:
+        quotes += 2
+    if body.count(b'"') != quotes and (twice := _duplicate(body)):
+        return twice
+    user, clash = _agreed(user, user_header, "userId", "X-User-ID")
+    key, clash2 = _agreed(key, idempotency_key, "requestKey", "Idempotency-Key")
+    if clash or clash2:
+        return invalid_fields([each for each in (clash, clash2) if each])
+    if (
+        is_sku(sku)
+        and 1 <= quantity <= QUANTITY_MAX
+        and user is not None
+        and is_user(user)
+        and (key is None or is_key(key))
+    ):
+        return ReserveCall(user, sku, quantity, key)
+    return invalid_fields(_faults(sku, quantity, user, key))
+
+
+Fault = tuple[str, str]
+"""`(field, message)`"""
+
+
+def _agreed(
+    given: str | UnsetType | None, header: bytes | None, field: str, header_name: str
+) -> tuple[str | None, Fault | None]:
+    """What body and header say together; a fault if they contradict each other."""
+    if header is None:
+        return (None if given is UNSET else given), None
+    said = header.decode("latin-1")
+    if given is UNSET or given is None or given == said:
+        return said, None
+    return None, (field, f"differs from header {header_name}")
+
+
+def _faults(sku: str, quantity: int, user: str | None, key: str | None) -> list[Fault]:
+    faults = []
+    if not is_sku(sku):
+        faults.append(("skuId", "must be 1 to 64 letters, digits, '_' or '-'"))
+    if not 1 <= quantity <= QUANTITY_MAX:
+        faults.append(("quantity", f"must be from 1 to {QUANTITY_MAX}"))
+    if user is None:
+        faults.append(("userId", "is required, here or in header X-User-ID"))
+    elif not is_user(user):
+        faults.append(("userId", "must be 1 to 128 letters, digits or any of '_.@:-'"))
+    if key is not None and not is_key(key):
+        faults.append(("requestKey", "must be 1 to 255 printable ASCII characters"))
+    return faults
+
+
+def invalid_fields(faults: list[Fault]) -> Refused:
+    """VALIDATION_FAILED naming every fault; the message tells the first."""
+    if len(faults) == 1:
+        return invalid(*faults[0])
+    errors = [{"field": field, "message": message} for field, message in faults]
+    field, message = faults[0]
+    return Refused(Refusal.VALIDATION_FAILED, f"{field}: {message}", {"errors": errors})
+
+
+def parse_json(body: bytes, shape: type[T]) -> T | Refused:
+    """Reads any other body, strictly: depth, types, duplicate keys; unknown fields as `shape` says."""
+    if _too_deep(body):
+        return invalid("body", f"is nested deeper than {DEPTH_MAX} levels")
+    try:
+        read = msgspec.json.decode(body, type=shape)
+    except ValueError as trouble:
+        return _malformed(trouble)
+    return _duplicate(body) or read
+
+
+_BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
+
+
+def _too_deep(body: bytes) -> bool:
+    if body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
+        return False
+    depth = 0
+    for found in _BRACKET_OR_STRING.finditer(body):
+        first = found[0][:1]
+        if first in b"[{":
+            depth += 1
+            if depth > DEPTH_MAX:
+                return True
+        elif first in b"]}":
+            depth -= 1
+    return False
+
+
+def _duplicate(body: bytes) -> Refused | None:
+    """Looks for a key that is given twice. The body is valid JSON of bounded depth."""
+    tree = json.loads(body, object_pairs_hook=_Pairs, parse_int=len, parse_float=len)
+    path = _twice(tree, "")
+    return invalid(path, "is given twice") if path else None
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """An object as its pairs, so that none is lost."""
+
+
+def _twice(node: Any, path: str) -> str | None:
+    if isinstance(node, _Pairs):
+        seen = set()
+        for name, value in node:
+            inner = f"{path}.{name[:ECHO_MAX]}" if path else name[:ECHO_MAX]
+            if name in seen:
+                return inner or "body"
+            seen.add(name)
+            if found := _twice(value, inner):
+                return found
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            if found := _twice(value, f"{path}[{number}]"):
+                return found
+    return None
+
+
+_ABOUT_A_FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
+_EXPECTED = re.compile(r"Expected (.*?)(?:, got .*)?", re.DOTALL)
+_TYPE_NAME = re.compile(r"`([^`]*)`")
+_PLAIN = {
+    "int": "an integer", "str": "a string", "bool": "true or false", "float": "a number", "decimal": "a number",
+    "array": "an array", "object": "an object", "null": "null", "datetime": "a time (RFC 3339)",
+}  # fmt: skip
+
+
+def _malformed(trouble: ValueError) -> Refused:
+    """Says in a client's words, with the JSON path, what msgspec says in its own."""
+    if isinstance(trouble, UnicodeDecodeError):
+        return invalid("body", "must be UTF-8")
+    if not isinstance(trouble, msgspec.ValidationError):
+        return invalid("body", "must be valid JSON: " + str(trouble).removeprefix("JSON is malformed: "))
+    text, _, place = str(trouble).partition(" - at `$")
+    path = place.rstrip("`").lstrip(".")
+    if about := _ABOUT_A_FIELD.fullmatch(text):
+        name = about[2][:ECHO_MAX]
+        path = f"{path}.{name}" if path else name
+        return invalid(path or "body", "is required" if about[1].startswith("missing") else "is not a known field")
+    if expected := _EXPECTED.fullmatch(text):
+        text = "must be " + _TYPE_NAME.sub(_in_plain_words, expected[1])
+    return invalid(path or "body", text)
+
+
+def _in_plain_words(found: re.Match[str]) -> str:
+    return " or ".join(_PLAIN.get(name, name) for name in found[1].split(" | "))
