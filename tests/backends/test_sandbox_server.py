@@ -7,11 +7,11 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from contract.till import Sandbox, Till
 
 from flashsale.backends.sandbox import SandboxProvider
+from flashsale.ports import ProviderUnavailable
 
 AUTHORISE = {"transactionId": "pay_1", "amountMinor": 500, "currency": "EUR", "key": "key_1"}
 
@@ -37,7 +37,7 @@ def test_the_books_show_every_transaction_and_what_was_moved_in_each_currency(fr
     till.authorise("pay_dollars", 900, "USD")
     till.void(till.held(300))
     till.refund(till.captured(500), 120)
-    books = httpx.get(f"{sandbox.url}/books").json()
+    books = sandbox.http.get("/books").json()
     assert books["totals"] == {
         "EUR": totals(authorised=800, declined=70, captured=500, voided=300, refunded=120),
         "USD": totals(authorised=900),
@@ -57,7 +57,7 @@ def test_every_movement_is_an_entry_with_its_key(fresh: tuple[Sandbox, Till]) ->
     till.capture("pay_1", 500, "b")
     till.capture("pay_1", 500, "moves nothing")
     till.refund("pay_1", 20, "c")
-    entries = httpx.get(f"{sandbox.url}/entries").json()["entries"]
+    entries = sandbox.http.get("/entries").json()["entries"]
     moved = [(it["kind"], it["amountMinor"], it["key"]) for it in entries]
     assert moved == [("authorise", 500, "a"), ("capture", 500, "b"), ("refund", 20, "c")]
 
@@ -67,7 +67,7 @@ def test_a_transaction_made_beforehand_has_entries_for_what_it_went_through(fres
     assert sandbox.create("pay_1", 500, status="CAPTURED").status_code == 200
     assert sandbox.create("pay_1", 500, status="CAPTURED").status_code == 200
     assert sandbox.create("pay_1", 501, status="CAPTURED").status_code == 422
-    entries = httpx.get(f"{sandbox.url}/entries").json()["entries"]
+    entries = sandbox.http.get("/entries").json()["entries"]
     assert [it["kind"] for it in entries] == ["authorise", "capture"]
 
 
@@ -78,7 +78,7 @@ def test_the_books_are_read_page_by_page(fresh: tuple[Sandbox, Till], path: str,
         till.held(500, f"pay_{number}")
     seen, after = [], 0
     while after is not None:
-        page = httpx.get(f"{sandbox.url}/{path}", params={"after": after, "limit": 2}).json()
+        page = sandbox.http.get(f"/{path}", params={"after": after, "limit": 2}).json()
         seen += [it["transactionId"] for it in page[items]]
         after = page["next"]
     assert seen == [f"pay_{number}" for number in range(5)]
@@ -116,28 +116,28 @@ def test_entries_cannot_be_changed_or_removed(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_malformed_call_is_refused_and_leaves_no_trace(sandbox: Sandbox, wrong: dict[str, object]) -> None:
-    answer = httpx.post(f"{sandbox.url}/authorise", json={**AUTHORISE, **wrong})
+    answer = sandbox.http.post("/authorise", json={**AUTHORISE, **wrong})
     assert (answer.status_code, answer.json()["code"]) == (400, "MALFORMED")
-    assert httpx.get(f"{sandbox.url}/transactions/pay_1").status_code == 404
+    assert sandbox.http.get("/transactions/pay_1").status_code == 404
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 16_000], ids=lambda it: repr(it[:5]))
 def test_a_body_that_is_no_json_object_is_refused(sandbox: Sandbox, body: bytes) -> None:
-    assert httpx.post(f"{sandbox.url}/capture", content=body).status_code == 400
+    assert sandbox.http.post("/capture", content=body).status_code == 400
 
 
 def test_a_body_has_at_most_16_kib(sandbox: Sandbox) -> None:
-    assert httpx.post(f"{sandbox.url}/void", content=b" " * 16_385).status_code == 413
+    assert sandbox.http.post("/void", content=b" " * 16_385).status_code == 413
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=10001", "after=-1", f"after={2**63}", "limit=many", "page=2"])
 def test_a_page_of_the_books_is_bounded(sandbox: Sandbox, query: str) -> None:
-    assert httpx.get(f"{sandbox.url}/books?{query}").status_code == 400
+    assert sandbox.http.get(f"/books?{query}").status_code == 400
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/"), ("POST", "/books"), ("DELETE", "/transactions/pay_1")])
 def test_there_is_nothing_else(sandbox: Sandbox, method: str, path: str) -> None:
-    assert httpx.request(method, sandbox.url + path).status_code == 404
+    assert sandbox.http.request(method, path).status_code == 404
 
 
 # -- The process
@@ -171,6 +171,16 @@ def test_a_call_waits_while_another_process_writes_the_books(tmp_path: Path) -> 
 
         assert till.run(authorise_while_locked()) == "AUTHORIZED"
         other.close()
+
+
+def test_it_ends_rather_than_go_on_with_books_it_cannot_trust(tmp_path: Path) -> None:
+    with Sandbox(tmp_path / "books.db") as sandbox, sandbox.till() as till:
+        vandal = sqlite3.connect(tmp_path / "books.db")
+        vandal.execute("DROP TABLE answer")
+        vandal.close()
+        with pytest.raises(ProviderUnavailable):
+            till.held(500)
+        assert sandbox.process.wait(5) == 1
 
 
 def test_sigterm_ends_it_in_good_order(tmp_path: Path) -> None:

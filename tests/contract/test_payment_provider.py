@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from contract.till import Sandbox, Till
 
@@ -288,7 +287,7 @@ def test_every_answered_call_is_in_the_books_after_kill_9_of_the_provider(tmp_pa
             assert (found.amount_minor, found.status) >= (answer.amount_minor, answer.status)
             assert till.authorise(transaction_id, 500, key=f"hold {transaction_id}").status is AUTHORIZED
             assert till.capture(transaction_id, 500, f"take {transaction_id}").status is CAPTURED
-        page = httpx.get(f"{sandbox.url}/books", params={"limit": 10_000}).json()
+        page = sandbox.http.get("/books", params={"limit": 10_000}).json()
     captured = sum(it["amountMinor"] for it in page["transactions"] if it["status"] == "CAPTURED")
     assert page["totals"]["EUR"]["capturedMinor"] == captured >= 500 * len(told)
     with sqlite3.connect(books) as file:

@@ -85,13 +85,14 @@ class Sandbox:
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline().strip()
         self.url = self.first_line.removeprefix("sandbox listening on ")
+        self.http = httpx.Client(base_url=self.url if self.listens else "", trust_env=False)
 
     def till(self, call_seconds: float = 10.0) -> Till:
         return Till(SandboxProvider(self.url, call_seconds))
 
     def create(self, transaction_id: str, amount_minor: int, **more: str) -> httpx.Response:
         body = {"transactionId": transaction_id, "amountMinor": amount_minor, "currency": "EUR", **more}
-        return httpx.post(f"{self.url}/transactions", json=body)
+        return self.http.post("/transactions", json=body)
 
     def kill(self) -> None:
         self.process.kill()
@@ -109,6 +110,7 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
+        self.http.close()
         self.kill()
         assert self.process.stdout is not None
         self.process.stdout.close()
