@@ -211,5 +211,46 @@ def test_the_ledger_file_is_sound(ledger):
     assert rows(ledger, "PRAGMA foreign_key_check") == []
 
 
+def test_the_counters_equal_the_sums_of_the_rows(ledger):
+    counted = """
+        SELECT sku_id AS sku, sum(quantity) FILTER (WHERE status = 'RESERVED') AS held_rows,
+               sum(quantity - returned_quantity) FILTER (WHERE status IN ('CONFIRMED', 'RETURNED')) AS sold_rows
+        FROM reservation GROUP BY sku_id"""
+    differing = f"""
+        SELECT * FROM stock LEFT JOIN ({counted}) ON sku = sku_id
+        WHERE held <> coalesce(held_rows, 0) OR sold <> coalesce(sold_rows, 0) OR held + sold > total"""
+    assert rows(ledger, differing) == []
+    assert rows(ledger, "SELECT total, sold FROM stock") == [(KILLS * UNITS_A_ROUND, KILLS * UNITS_A_ROUND)]
+
+
+def test_what_counts_against_the_limits_equals_the_rows(ledger):
+    counted = (
+        "SELECT user_id, sum(quantity) FROM reservation WHERE status IN ('RESERVED', 'CONFIRMED') GROUP BY user_id"
+    )
+    limits = "SELECT user_id, sum(quantity) FROM purchase GROUP BY user_id HAVING sum(quantity) > 0"
+    assert sorted(rows(ledger, limits)) == sorted(rows(ledger, counted))
+
+
+def test_the_journal_has_no_gap_and_ends_at_the_counters(ledger):
+    assert rows(ledger, "SELECT count(*), max(sku_seq) FROM journal") == rows(
+        ledger, "SELECT sku_seq, sku_seq FROM stock"
+    )
+    final = "SELECT total_after, held_after, sold_after FROM journal ORDER BY sku_seq DESC LIMIT 1"
+    assert rows(ledger, final) == rows(ledger, "SELECT total, held, sold FROM stock")
+
+
+def test_every_reservation_and_order_has_its_events(ledger):
+    """The server never answered for what it had not also written down to be told."""
+    subjects = "SELECT subject FROM outbox"
+    assert rows(ledger, f"SELECT * FROM reservation WHERE reservation_id NOT IN ({subjects})") == []
+    assert rows(ledger, f"SELECT * FROM orders WHERE order_id NOT IN ({subjects})") == []
+
+
+def test_no_payment_step_is_left_open(ledger):
+    assert rows(ledger, "SELECT * FROM payment WHERE due IS NOT NULL") == []
+    paid = "SELECT count(*), sum(total_minor) FROM orders WHERE status = 'PAID'"
+    assert rows(ledger, paid) == [(KILLS * UNITS_A_ROUND, KILLS * UNITS_A_ROUND * 99999)]
+
+
 def rows(ledger: sqlite3.Connection, query: str) -> Sequence[tuple[object, ...]]:
     return ledger.execute(query).fetchall()
