@@ -85,15 +85,18 @@ async def demo(options: Options, console: Console, keep: bool = False) -> int:
                 verdict = await rehearse(server.url, token, sandbox.url, options, console)
         except (DidNotStart, NotAnswered) as problem:
             console.print(f"The rehearsal could not be held: {problem}", style="red", markup=False)
-            return 2
+            return 1
     console.print(f"{time.monotonic() - started_at:.0f} s in all", style="dim")
     return 0 if verdict.ok else 1
 
 
 def run_demo(options: Options, console: Console, keep: bool = False) -> int:
-    """`demo` on the fastest event loop there is."""
+    """`demo` on the fastest event loop there is; Ctrl-C leaves it as KeyboardInterrupt, all tidied up."""
     with asyncio.Runner(loop_factory=_fast_loop()) as runner:
-        return runner.run(demo(options, console, keep))
+        try:
+            return runner.run(demo(options, console, keep))
+        except asyncio.CancelledError:
+            return 128 + signal.SIGTERM
 
 
 def allow_many_files() -> None:

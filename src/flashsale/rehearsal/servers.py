@@ -119,8 +119,7 @@ class ShopServer(Process):
         self.data = directory / "data"
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        entry = "from flashsale.cli import main; main()"
-        command = [sys.executable, "-c", entry, "serve", "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "flashsale.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--data", str(self.data)]
         env = {"FLASHSALE_SANDBOX_URL": sandbox_url, "FLASHSALE_ADMIN_TOKEN": token}
         super().__init__("the server", command, env, directory / "server.log")
