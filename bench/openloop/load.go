@@ -27,7 +27,7 @@ type load struct {
 	request *request
 	epoll   int
 	byFd    map[int32]*connection
-	free    []*connection
+	free    *queue
 	epoch   time.Time
 	events  []syscall.EpollEvent
 }
@@ -48,7 +48,7 @@ func newLoad(address string, request *request, connections int) (*load, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &load{request: request, epoll: epoll, byFd: map[int32]*connection{}, epoch: time.Now(),
+	l := &load{request: request, epoll: epoll, byFd: map[int32]*connection{}, epoch: time.Now(), free: newQueue(connections),
 		events: make([]syscall.EpollEvent, connections)}
 	l.address = syscall.SockaddrInet4{Port: tcp.Port, Addr: [4]byte(tcp.IP.To4())}
 	for range connections {
@@ -73,7 +73,7 @@ func (l *load) open(c *connection) error {
 	syscall.SetNonblock(fd, true)
 	*c = connection{fd: fd}
 	l.byFd[int32(fd)] = c
-	l.free = append(l.free, c)
+	l.free.put(c)
 	event := syscall.EpollEvent{Events: syscall.EPOLLIN | syscall.EPOLLRDHUP, Fd: int32(fd)}
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.epoll, syscall.EPOLL_CTL_ADD, fd, &event))
 }
@@ -87,7 +87,7 @@ func (l *load) run(total int, rate float64) result {
 	for len(r.latency)+r.broken < total && l.now() < end {
 		sent = l.sendDue(&r, sent, total, due)
 		wait := end - l.now()
-		if sent < total && len(l.free) > 0 {
+		if sent < total && l.free.size > 0 {
 			wait = due(sent) - l.now()
 		}
 		if l.receive(&r, wait) > 0 && rate == 0 {
@@ -110,7 +110,7 @@ func (l *load) schedule(rate float64) (due func(int) int64, start int64) {
 }
 
 func (l *load) sendDue(r *result, sent, total int, due func(int) int64) int {
-	for sent < total && len(l.free) > 0 {
+	for sent < total && l.free.size > 0 {
 		intended, now := due(sent), l.now()
 		if intended > now {
 			break
@@ -132,8 +132,7 @@ func (l *load) forget() {
 }
 
 func (l *load) send(r *result, intended, now int64) {
-	c := l.free[len(l.free)-1]
-	l.free = l.free[:len(l.free)-1]
+	c := l.free.take()
 	c.intended, c.busy, c.filled = intended, true, 0
 	r.lateness = append(r.lateness, now-intended)
 	text := l.request.next()
@@ -188,7 +187,7 @@ func (l *load) answered(r *result, c *connection, status int) {
 	r.latency = append(r.latency, l.now()-c.intended)
 	r.statuses[status%len(r.statuses)]++
 	c.busy = false
-	l.free = append(l.free, c)
+	l.free.put(c)
 }
 
 // replace closes a connection that is of no more use and opens another in its place.
@@ -196,12 +195,7 @@ func (l *load) replace(r *result, c *connection) {
 	if c.busy {
 		r.broken++
 	}
-	for i, other := range l.free {
-		if other == c {
-			l.free = append(l.free[:i], l.free[i+1:]...)
-			break
-		}
-	}
+	l.free.remove(c)
 	delete(l.byFd, int32(c.fd))
 	syscall.Close(c.fd)
 	if err := l.open(c); err != nil {
