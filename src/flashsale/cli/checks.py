@@ -1,0 +1,216 @@
+"""What `flashsale doctor` looks at. Each check says what it found and, if that is wrong, what to do.
+
+A check changes nothing but a probe file that it removes, and never waits for a server that does not answer.
+"""
+
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from flashsale.backends.sqlite.file import connect, migrations, schema_version
+from flashsale.cli.address import require_free, show
+from flashsale.cli.opening import NOT_WRITABLE, OTHER_FILES, held, writable_place
+from flashsale.cli.problem import Problem
+from flashsale.settings import Settings
+
+PYTHON_MIN = (3, 11)
+FREE_MIN_BYTES = 256 * 1024 * 1024
+FSYNCS = 5
+FSYNC_SLOW_MS = 50
+RELEASED = datetime(2025, 1, 1, tzinfo=UTC)
+CLOCK_SECONDS = 0.05
+ANSWER_SECONDS = 2.0
+SQLITE_MAGIC = b"SQLite format 3\0"
+NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs"}
+MEMORY = {"tmpfs", "ramfs"}
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    """Worth knowing; nothing fails because of it."""
+    PROBLEM = "problem"
+
+
+class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str
+    level: Level
+    found: str
+    remedy: str = ""
+
+
+def ok(name: str, found: str) -> Finding:
+    return Finding(name, Level.OK, found)
+
+
+def warning(name: str, found: str, remedy: str) -> Finding:
+    return Finding(name, Level.WARNING, found, remedy)
+
+
+def problem(name: str, found: str, remedy: str) -> Finding:
+    return Finding(name, Level.PROBLEM, found, remedy)
+
+
+def examine(settings: Settings, host: str, port: int) -> list[Finding]:
+    """All checks, in the order in which `serve` would stumble."""
+    return [
+        python(),
+        open_files(settings),
+        clock(),
+        *directory(settings),
+        *ledger(settings),
+        address(host, port),
+    ]
+
+
+def python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < PYTHON_MIN:
+        return problem("python", version, "install Python 3.11 or newer and make the environment anew")
+    return ok("python", version)
+
+
+def open_files(settings: Settings) -> Finding:
+    """`serve` raises the soft limit by itself, so the hard one counts."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.connections_max + OTHER_FILES
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        return ok("open files", f"up to {'any number' if hard == resource.RLIM_INFINITY else hard}")
+    remedy = f"raise the limit (`ulimit -n {wanted}`), or lower FLASHSALE_CONNECTIONS_MAX to {hard - OTHER_FILES}"
+    return warning("open files", f"{hard} at most, {wanted} wanted for {settings.connections_max} connections", remedy)
+
+
+def clock() -> Finding:
+    """The wall clock is in our time, and runs as fast as the monotonic one."""
+    wall, steady = time.time(), time.monotonic()
+    time.sleep(CLOCK_SECONDS)
+    drift_ms = abs((time.time() - wall) - (time.monotonic() - steady)) * 1000
+    now = datetime.now(UTC)
+    remedy = "set the machine's clock, and keep it right with NTP: sales open and reservations expire by it"
+    if now < RELEASED:
+        return problem("clock", f"{now:%Y-%m-%dT%H:%M:%SZ} is in the past", remedy)
+    if drift_ms > CLOCK_SECONDS * 1000:
+        return problem("clock", f"the wall clock jumped by {drift_ms:.0f} ms while we looked", remedy)
+    return ok("clock", f"{now:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def directory(settings: Settings) -> list[Finding]:
+    """Where the ledger lies: can it be written, is there room, does fsync mean something."""
+    wanted = settings.ledger_path.parent
+    place = writable_place(wanted)
+    if place is None:
+        return [problem("data directory", f"{wanted} cannot be written", NOT_WRITABLE)]
+    state = "can be written" if place == wanted else "is made at the first start"
+    return [ok("data directory", f"{wanted.resolve()} {state}"), _free_space(place), _filesystem(place), _fsync(place)]
+
+
+def _free_space(place: Path) -> Finding:
+    free = shutil.disk_usage(place).free
+    found = f"{free / 1e9:.1f} GB free"
+    if free < FREE_MIN_BYTES:
+        return problem("free space", found, "make room: on a full disk every reservation is answered with 503")
+    return ok("free space", found)
+
+
+def _filesystem(place: Path) -> Finding:
+    kind = _filesystem_of(place.resolve())
+    if kind in NETWORK:
+        return problem("filesystem", kind, "use a local disk: SQLite's log does not work over a network")
+    if kind in MEMORY:
+        return warning("filesystem", f"{kind}, in memory", "use a disk if the ledger shall outlive a power failure")
+    return ok("filesystem", kind or "unknown")
+
+
+def _filesystem_of(place: Path) -> str:
+    """The type of the longest mount point above; empty where there is no /proc."""
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    above = [(mount[1], mount[2]) for mount in mounts if place.is_relative_to(mount[1].replace("\\040", " "))]
+    return max(above, key=lambda mount: len(mount[0]), default=("", ""))[1]
+
+
+def _fsync(place: Path) -> Finding:
+    """How long the disk takes to keep a page: the time under every group commit."""
+    try:
+        slowest_ms = _slowest_fsync_ms(place)
+    except OSError as error:
+        return problem("fsync", f"failed: {error.strerror}", "do not use this disk: what it acknowledges may be lost")
+    found = f"{slowest_ms:.1f} ms at worst in {FSYNCS}"
+    if slowest_ms > FSYNC_SLOW_MS:
+        return warning("fsync", found, "use a faster disk: every answer waits for it once")
+    return ok("fsync", found)
+
+
+def _slowest_fsync_ms(place: Path) -> float:
+    taken = []
+    with tempfile.TemporaryFile(dir=place) as probe:
+        for _ in range(FSYNCS):
+            probe.write(bytes(4096))
+            probe.flush()
+            started = time.perf_counter()
+            os.fsync(probe.fileno())
+            taken.append(time.perf_counter() - started)
+    return max(taken) * 1000
+
+
+def ledger(settings: Settings) -> list[Finding]:
+    """Whether there is one, who holds it, and which schema it has."""
+    path = settings.ledger_path
+    if not path.exists():
+        return [ok("ledger", f"{path} is made at the first start")]
+    try:
+        state = held(path) or f"{path} is free"
+    except OSError as error:
+        return [problem("ledger", f"{path}: {error.strerror}", "give this user the right to read and write it")]
+    return [ok("ledger", state), _schema(path)]
+
+
+def _schema(path: Path) -> Finding:
+    try:
+        with path.open("rb") as file:
+            begins_with = file.read(len(SQLITE_MAGIC))
+    except OSError as error:
+        return problem("schema", f"{path} cannot be read: {error.strerror}", "give this user the right to read it")
+    if begins_with and begins_with != SQLITE_MAGIC:
+        return problem("schema", f"{path} is no SQLite file", "restore it from a backup, or name another ledger")
+    connection = connect(path, writes=False)
+    try:
+        version, newest = schema_version(connection), max(migrations())
+    finally:
+        connection.close()
+    if version > newest:
+        return problem("schema", f"{version}; this version knows {newest}", "run the newer version of flashsale")
+    if version < newest:
+        return warning("schema", f"{version} of {newest}", "`flashsale migrate` (or the next start) applies the rest")
+    return ok("schema", str(version))
+
+
+def address(host: str, port: int) -> Finding:
+    """Whether `serve` could listen there; if not, who does."""
+    where = show(host, port)
+    try:
+        require_free(host, port)
+    except Problem as taken:
+        return _who_answers(where, taken)
+    return ok("address", f"{where} is free")
+
+
+def _who_answers(where: str, taken: Problem) -> Finding:
+    try:
+        answer = httpx.get(f"http://{where}/health", timeout=ANSWER_SECONDS, trust_env=False)
+        if answer.is_success and answer.json().get("status") == "ok":
+            return ok("address", f"flashsale answers at {where}")
+    except (httpx.HTTPError, ValueError, AttributeError):
+        pass
+    return problem("address", taken.what, taken.remedy)

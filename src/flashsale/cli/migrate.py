@@ -1,0 +1,44 @@
+"""`flashsale migrate`: brings the ledger's schema up to this version."""
+
+import msgspec
+import typer
+
+from flashsale.backends.sqlite.file import FileLock, connect, migrate
+from flashsale.cli.opening import opening_problems, prepare_directories
+from flashsale.cli.options import Data, Json
+from flashsale.cli.problem import load_settings
+from flashsale.settings import Settings
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("migrate", epilog="Example: flashsale migrate --data shop-data")
+def migrate_ledger(data: Data = None, json: Json = False) -> None:
+    """Apply the ledger's pending migrations and say which.
+
+    `serve` does this by itself at its start. Back the ledger up before an upgrade. Refused while a
+    server uses the ledger.
+    """
+    settings = load_settings(data)
+    prepare_directories(settings)
+    with opening_problems(settings):
+        applied = _apply(settings)
+    if json:
+        typer.echo(msgspec.json.encode({"ledger": str(settings.ledger_path), "applied": applied}))
+        return
+    for name in applied:
+        typer.echo(f"applied {name}")
+    typer.echo(f"{settings.ledger_path} is up to date.")
+
+
+def _apply(settings: Settings) -> list[str]:
+    lock = FileLock(settings.ledger_path)
+    lock.take()
+    try:
+        connection = connect(settings.ledger_path, writes=True)
+        try:
+            return migrate(connection)
+        finally:
+            connection.close()
+    finally:
+        lock.give_back()

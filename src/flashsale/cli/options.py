@@ -1,0 +1,40 @@
+"""The options that several commands share, each with one wording."""
+
+from typing import Annotated
+
+import typer
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8080
+DEFAULT_URL = f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        help="The data directory: ledger, admin token, the sandbox's books. FLASHSALE_DATA, else ./flashsale-data.",
+        show_default=False,
+    ),
+]
+Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="The address to listen on.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help=f"The server to ask. Without it: {DEFAULT_URL}, or the ledger itself if nothing listens there.",
+        show_default=False,
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        "--token",
+        metavar="TOKEN",
+        help="The operators' token. FLASHSALE_ADMIN_TOKEN, else the file admin-token in the data directory.",
+        show_default=False,
+    ),
+]

@@ -1,0 +1,79 @@
+"""Every log event by name, and where the log goes: JSON lines on standard error, readable text on a terminal.
+
+structlog feeds the standard library's logging, so that what uvicorn and other libraries have to say comes
+out in the same form. A program that uses the engine as a library sets its own logging up and leaves
+`configure` alone. Nothing here may show a secret: values are masked by the name of their field.
+"""
+
+import logging
+import re
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+EVENTS = {
+    "clock": "the wall clock and the ledger's clock have drifted apart; `alarm` says by how much",
+    "a loop failed and goes on at its next tick": "an error in a background loop, with its traceback",
+    "payment step put off": "the payment provider gave no answer; the step is repeated until it does",
+    "serving": "the server listens at `url`",
+    "stopped": "the server has answered what was in flight and closed the ledger",
+    "everybody is trusted": "identity `open` or the sandbox provider is served on an address that is not loopback",
+    "the store is broken": "the ledger's file failed; the process ends at once, a restart recovers",
+}
+"""What flashsale itself logs, each with its meaning. A test holds the code to this list."""
+
+SECRET = re.compile(r"token|secret|password|passwd|authorization|cookie|api_?key", re.IGNORECASE)
+PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+MASK = "********"
+
+
+def configure(stream: TextIO | None = None) -> None:
+    """Sets the process's logging up. May be called again; the last call holds."""
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_formatter(readable=stream.isatty()))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for talkative in ("httpx", "httpcore", "asyncio"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_shared(),
+            structlog.processors.StackInfoRenderer(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _shared() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        mask_secrets,
+    ]
+
+
+def _formatter(readable: bool) -> logging.Formatter:
+    render: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if readable:  # plain tracebacks: the pretty ones show local variables, and with them secrets
+        render.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
+    else:
+        render += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return structlog.stdlib.ProcessorFormatter(processors=render, foreign_pre_chain=_shared())
+
+
+def mask_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Hides the values of fields that are named like secrets, and passwords inside addresses."""
+    for name, value in event.items():
+        if SECRET.search(name):
+            event[name] = MASK
+        elif isinstance(value, str) and "://" in value:
+            event[name] = PASSWORD_IN_URL.sub(rf"\1{MASK}@", value)
+    return event
