@@ -42,6 +42,13 @@ class Answer(NamedTuple):
     headers: tuple[Header, ...] = ()
 
 
+def layout(answer: Answer) -> list[Header]:
+    """The headers of an answer in their order on the wire; the server puts `date` before them."""
+    if answer.status == 204:
+        return list(answer.headers)
+    return [(b"content-type", b"application/json"), *answer.headers, (b"content-length", b"%d" % len(answer.body))]
+
+
 # Rendering
 
 
