@@ -1,0 +1,254 @@
+"""The buyers' routes, `/api/v1`: products, sales, reservations, orders.
+
+Each handler reads its request, asks the engine, and shows the answer; it decides nothing. The three hot routes
+are the very functions that the fast lane calls.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from flashsale.core.order import Order
+from flashsale.core.refusal import Refusal, Refused, invalid, not_found
+from flashsale.core.stock import Item
+from flashsale.edge import schema, views
+from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, caller, request_key
+from flashsale.edge.hot_routes import HotRoutes, Send
+from flashsale.edge.wire import ECHO_MAX, Answer, availability, cart, invalid_fields, reservation
+from flashsale.engine import Engine
+
+API = "/api/v1"
+WAIT_SECONDS_MAX = 10
+REASON_MAX = 500
+
+R = Refusal
+CLOSED = (R.KEY_REUSED, R.NOT_FOUND, R.NOT_STARTED, R.ENDED, R.PAUSED, R.LIMIT_EXCEEDED, R.SOLD_OUT)
+"""What a request for units may be refused with."""
+UNPAID = (
+    R.NOT_FOUND, R.RESERVATION_EXPIRED, R.ILLEGAL_STATE, R.PAYMENT_DECLINED, R.PAYMENT_MISMATCH, R.PAYMENT_REUSED,
+)  # fmt: skip
+
+USER = Param("X-User-ID", "Who is asking", {"type": "string", "pattern": schema.USER}, "header")
+KEY = Param("Idempotency-Key", "Makes it repeatable", {"type": "string", "pattern": schema.PRINTABLE}, "header")
+WAIT = Param(
+    "wait",
+    "Seconds to wait for the outcome of a PENDING reservation; others are answered at once",
+    {"type": "integer", "minimum": 0, "maximum": WAIT_SECONDS_MAX},
+)
+REASON = Param("reason", "Why, in your own words", {"type": "string", "maxLength": REASON_MAX})
+
+
+class Buyer:
+    def __init__(self, engine: Engine, hot: HotRoutes) -> None:
+        self._engine = engine
+        self._hot = hot
+
+    # Products and sales: from the shop window
+
+    async def products(self, ask: Ask) -> Answer:
+        now_ms = self._now_ms()
+        offers = self._engine.storefront.offers.values()
+        shown = [availability(offer, now_ms) for offer in offers if views.is_public(offer.sale)]
+        return Answer(200, b"[%s]" % b",".join(shown))
+
+    async def product(self, ask: Ask) -> Answer:
+        return self._hot.availability(ask.params["skuId"], ask.path)
+
+    async def sales(self, ask: Ask) -> Answer:
+        now_ms, storefront = self._now_ms(), self._engine.storefront
+        public = [sale for sale in storefront.sales.values() if views.is_public(sale)]
+        return views.json([views.public_sale(sale, storefront, now_ms) for sale in public])
+
+    async def sale(self, ask: Ask) -> Answer | Refused:
+        storefront, sale_id = self._engine.storefront, ask.params["saleId"]
+        sale = storefront.sales.get(sale_id)
+        if sale is None or not views.is_public(sale):
+            return not_found("saleId", sale_id[:ECHO_MAX])
+        return views.json(views.public_sale(sale, storefront, self._now_ms()))
+
+    # Reservations
+
+    async def reserve(self, ask: Ask) -> Answer:
+        body = await ask.body()
+        key, user = ask.header(b"idempotency-key"), ask.header(b"x-user-id")
+        return await _answered(lambda send: self._hot.reserve(body, key, user, ask.path, send))
+
+    async def reserve_cart(self, ask: Ask) -> Answer | Refused:
+        wish = await ask.read(schema.CartBody)
+        user_id, key = caller(ask, wish.user_id), request_key(ask, wish.request_key)
+        if user_id is None:
+            return invalid("userId", "is required, here or in header X-User-ID")
+        outcome = await self._engine.reserve_cart(user_id, _items(wish), key)
+        return outcome if isinstance(outcome, Refused) else cart(outcome)
+
+    async def reservation(self, ask: Ask) -> Answer:
+        ask.number("wait", 0, WAIT_SECONDS_MAX)
+        reservation_id, user = ask.params["reservationId"], ask.header(b"x-user-id")
+        return await _answered(lambda send: self._hot.reservation(reservation_id, user, ask.path, send))
+
+    async def release(self, ask: Ask) -> Answer | Refused:
+        released = await self._engine.release(ask.params["reservationId"], caller(ask))
+        return released if isinstance(released, Refused) else Answer(204, b"")
+
+    async def active(self, ask: Ask) -> Answer:
+        user_id = ask.params["userId"]
+        caller(ask, user_id)
+        held = await self._engine.active_reservations(user_id)
+        now_ms = self._now_ms()
+        return Answer(200, b"[%s]" % b",".join(reservation(each, now_ms) for each in held))
+
+    # Orders
+
+    async def checkout(self, ask: Ask) -> Answer | Refused:
+        wish = await ask.read(schema.CheckoutBody)
+        transaction_id, reservation_ids = _payable(wish)
+        paid = await self._engine.checkout(
+            reservation_ids,
+            transaction_id,
+            wish.payment_method or "",
+            wish.shipping_address or "",
+            caller(ask, wish.user_id),
+        )
+        return _order(paid, 201)
+
+    async def order(self, ask: Ask) -> Answer | Refused:
+        return _order(await self._engine.order(ask.params["orderId"], caller(ask)))
+
+    async def order_status(self, ask: Ask) -> Answer | Refused:
+        found = await self._engine.order(ask.params["orderId"], caller(ask))
+        if isinstance(found, Refused):
+            return found
+        return views.json(schema.OrderState(found.order_id, found.status))
+
+    async def order_of(self, ask: Ask) -> Answer | Refused:
+        return _order(await self._engine.order_of(ask.params["reservationId"], caller(ask)))
+
+    async def orders(self, ask: Ask) -> Answer:
+        user_id = ask.params["userId"]
+        caller(ask, user_id)
+        return views.json([views.order(each) for each in await self._engine.orders(user_id)])
+
+    async def cancel(self, ask: Ask) -> Answer | Refused:
+        reason = ask.text("reason", REASON_MAX)
+        return _order(await self._engine.cancel_order(ask.params["orderId"], caller(ask), reason))
+
+    def _now_ms(self) -> int:
+        return self._engine.clock.now_ms()
+
+
+async def _answered(begin: Callable[[Send], None]) -> Answer:
+    """Waits for the answer that a hot route sends."""
+    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def send(answer: Answer) -> None:
+        if not future.done():
+            future.set_result(answer)
+
+    begin(send)
+    return await future
+
+
+def _items(wish: schema.CartBody) -> tuple[Item, ...]:
+    skus = [item.sku_id for item in wish.items]
+    for number, sku_id in enumerate(skus):
+        if sku_id in skus[:number]:
+            raise Refusing(invalid(f"items[{number}].skuId", "is another item's already: ask for both in one"))
+    return tuple(Item(item.sku_id, item.quantity) for item in wish.items)
+
+
+def _payable(wish: schema.CheckoutBody) -> tuple[str, tuple[str, ...]]:
+    """The transaction and the reservations of a checkout."""
+    faults = []
+    if wish.payment_transaction_id is None:
+        faults.append(("paymentTransactionId", "is required: a payment without one is not available yet"))
+    named = tuple(wish.reservation_ids or ())
+    if wish.reservation_id is not None:
+        named = (*named, wish.reservation_id)
+    if not named:
+        faults.append(("reservationId", "is required, or reservationIds for several"))
+    elif wish.reservation_id is not None and wish.reservation_ids is not None:
+        faults.append(("reservationIds", "cannot stand beside reservationId: give one of them"))
+    elif len(set(named)) < len(named):
+        faults.append(("reservationIds", "names a reservation twice"))
+    if wish.payment_transaction_id is None or faults:
+        raise Refusing(invalid_fields(faults))
+    return wish.payment_transaction_id, named
+
+
+def _order(found: Order | Refused, status: int = 200) -> Answer | Refused:
+    return found if isinstance(found, Refused) else views.json(views.order(found), status)
+
+
+def calls(engine: Engine, hot: HotRoutes) -> list[Call]:
+    """Every route of a buyer."""
+    buyer = Buyer(engine, hot)
+    return [*_window_calls(buyer), *_reservation_calls(buyer), *_order_calls(buyer)]
+
+
+def _window_calls(buyer: Buyer) -> list[Call]:
+    one = {200: schema.Product}
+    return [
+        _get("/products", "All products on sale, soon or lately", buyer.products, {200: list[schema.Product]}),
+        _get("/products/{skuId}", "A product", buyer.product, one, (R.NOT_FOUND,)),
+        _get("/products/{skuId}/availability", "What is left of a product", buyer.product, one, (R.NOT_FOUND,)),
+        _get("/sales", "All sales", buyer.sales, {200: list[schema.Sale]}),
+        _get("/sales/{saleId}", "A sale", buyer.sale, {200: schema.Sale}, (R.NOT_FOUND,)),
+    ]
+
+
+def _reservation_calls(buyer: Buyer) -> list[Call]:
+    one, path = {200: schema.Reservation}, "/reservations/{reservationId}"
+    return [
+        _post("/reservations", "Reserve units of a product", buyer.reserve, {201: schema.Reservation},
+              schema.ReserveBody, CLOSED, (USER, KEY)),
+        _post("/reservations/cart", "Reserve several products of one sale, or none", buyer.reserve_cart,
+              {201: schema.Cart}, schema.CartBody, CLOSED, (USER, KEY)),
+        _get(path, "A reservation as it stands", buyer.reservation, one, (R.NOT_FOUND,), (USER, WAIT)),
+        Call("DELETE", API + path, Audience.BUYERS, "Give the units back", buyer.release, {204: None}, None,
+             (R.NOT_FOUND, R.RESERVATION_EXPIRED, R.ILLEGAL_STATE), (USER,)),
+        _get("/reservations/user/{userId}/active", "What a user holds", buyer.active,
+             {200: list[schema.Reservation]}, (), (USER,)),
+    ]  # fmt: skip
+
+
+def _order_calls(buyer: Buyer) -> list[Call]:
+    one, path = {200: schema.Order}, "/orders/{orderId}"
+    return [
+        _post("/orders/checkout", "Pay for reservations", buyer.checkout, {201: schema.Order},
+              schema.CheckoutBody, UNPAID, (USER,)),
+        _get(path, "An order", buyer.order, one, (R.NOT_FOUND,), (USER,)),
+        _get(path + "/status", "What has become of an order", buyer.order_status, {200: schema.OrderState},
+             (R.NOT_FOUND,), (USER,)),
+        _get("/orders/reservation/{reservationId}", "The order of a reservation", buyer.order_of, one,
+             (R.NOT_FOUND,), (USER,)),
+        _get("/orders/user/{userId}", "A user's orders, newest first", buyer.orders, {200: list[schema.Order]},
+             (), (USER,)),
+        Call("DELETE", API + path, Audience.BUYERS, "Cancel an order, or start its refund", buyer.cancel, one, None,
+             (R.NOT_FOUND, R.RESERVATION_EXPIRED, R.ILLEGAL_STATE), (USER, REASON)),
+    ]  # fmt: skip
+
+
+def _get(
+    path: str,
+    summary: str,
+    handle: Handler,
+    answers: dict[int, Any],
+    refusals: tuple[Refusal, ...] = (),
+    params: tuple[Param, ...] = (),
+) -> Call:
+    return Call("GET", API + path, Audience.BUYERS, summary, handle, answers, None, refusals, params)
+
+
+def _post(
+    path: str,
+    summary: str,
+    handle: Handler,
+    answers: dict[int, Any],
+    body: type,
+    refusals: tuple[Refusal, ...],
+    params: tuple[Param, ...],
+) -> Call:
+    replayed = KEY in params
+    return Call(
+        "POST", API + path, Audience.BUYERS, summary, handle, answers, body, refusals, params, replayed=replayed
+    )

@@ -1,0 +1,227 @@
+"""An ordinary request as its handler meets it, and the table that routes, document and tests are made from.
+
+A `Call` says everything about one route: method, path, who may, what goes in, what comes out. The app routes
+by it, the OpenAPI document is written from it, so neither can forget what the other knows. A handler takes an
+`Ask` and gives back an `Answer` or a `Refused`; it never sees the framework. What is wrong with a request in
+itself is raised as `Refusing` by the helpers here, so that handlers read as their normal case.
+"""
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from litestar.types import HTTPReceiveMessage, Receive, Scope
+
+from flashsale.core.refusal import Refusal, Refused, invalid
+from flashsale.edge.schema import IN_WORDS
+from flashsale.edge.wire import Answer, Header, is_key, is_user, parse_json
+
+T = TypeVar("T")
+
+BUYER_BODY_MAX = 16 * 1024
+OPERATOR_BODY_MAX = 1024 * 1024
+CURSOR_MAX = 2**63 - 1
+
+
+class Refusing(Exception):
+    """A request that is refused before anything is asked of the engine; carries the refusal."""
+
+    def __init__(self, refused: Refused, status: int | None = None, title: str = "") -> None:
+        super().__init__(refused.message)
+        self.refused = refused
+        self.status = status or refused.refusal.status
+        self.title = title or refused.refusal.title
+
+
+class TooLarge(Exception):
+    """The body exceeds the limit of its route."""
+
+
+class Vanished(Exception):
+    """The client hung up before its request was complete: there is nobody to answer."""
+
+
+class Audience(StrEnum):
+    """Who a route is for; also its heading in the document."""
+
+    BUYERS = "Buyers"
+    OPERATORS = "Operators"
+    OPERATIONS = "Operations"
+
+
+class Param(msgspec.Struct, frozen=True):
+    """A parameter in query or header, for the document."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    place: str = "query"
+
+
+class Ask:
+    """One request: its path parameters, headers, query and body, each read when asked for."""
+
+    def __init__(self, scope: Scope, receive: Receive, body_max: int) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._body_max = body_max
+        self.params: dict[str, str] = scope["path_params"]
+
+    @property
+    def path(self) -> str:
+        return path_of(self._scope)
+
+    def header(self, name: bytes) -> bytes | None:
+        """The header's value. Given several times, it must say the same."""
+        found = None
+        for each, value in self._scope["headers"]:
+            if each == name:
+                if found not in (None, value):
+                    raise Refusing(invalid(name.decode(), "is given twice, and differs"))
+                found = value
+        return found
+
+    @cached_property
+    def query(self) -> dict[str, str]:
+        text = self._scope["query_string"].decode("latin-1")
+        try:
+            pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=32)
+        except ValueError as trouble:
+            raise Refusing(invalid("query", "must be at most 32 fields in UTF-8")) from trouble
+        for number, (name, _) in enumerate(pairs):
+            if any(name == other for other, _ in pairs[:number]):
+                raise Refusing(invalid(name[:64], "is given twice"))
+        return dict(pairs)
+
+    def text(self, name: str, longest: int) -> str:
+        """A text in the query; empty when it is not there."""
+        value = self.query.get(name, "")
+        if len(value) > longest or "\0" in value:
+            raise Refusing(invalid(name, f"must be at most {longest} characters"))
+        return value
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """A whole number from 0 to `most` in the query."""
+        given = self.query.get(name)
+        if given is None:
+            return default
+        if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most)) and int(given) <= most):
+            raise Refusing(invalid(name, f"must be a whole number from 0 to {most}"))
+        return int(given)
+
+    async def body(self) -> bytes:
+        """The raw body. Raises TooLarge and Vanished."""
+        announced = self.header(b"content-length")
+        if announced is not None and announced.isdigit() and int(announced) > self._body_max:
+            raise TooLarge
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message: HTTPReceiveMessage = await self._receive()  # type: ignore[assignment]  # no websocket gets here
+            if message["type"] == "http.disconnect":
+                raise Vanished
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > self._body_max:
+                raise TooLarge
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+    async def read(self, shape: type[T]) -> T:
+        """The body as a `shape`, strictly."""
+        return read(await self.body(), shape)
+
+    async def read_nothing(self) -> None:
+        """For routes without a body: none, or an empty object."""
+        if body := await self.body():
+            read(body, Nothing)
+
+
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """An empty object."""
+
+
+class Page(NamedTuple):
+    """An answer for eyes: anything that is not JSON."""
+
+    content_type: bytes
+    body: bytes
+    headers: tuple[Header, ...] = ()
+    status: int = 200
+
+
+Reply = Answer | Refused | Page
+Handler = Callable[[Ask], Awaitable[Reply]]
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One route, completely."""
+
+    method: str
+    path: str
+    """In OpenAPI's form: `/api/v1/sales/{saleId}`."""
+    audience: Audience
+    summary: str
+    handle: Handler
+    answers: dict[int, Any]
+    """The shape of each answer that is not an error; None for an empty one. A route without any is not documented."""
+    body: type | None = None
+    refusals: tuple[Refusal, ...] = ()
+    """What it may be refused with, beside what any route can say."""
+    params: tuple[Param, ...] = ()
+    etag: bool = False
+    """Whether its answers carry the version of what they show."""
+    replayed: bool = False
+    """Whether a repeated request is marked as such."""
+
+
+def path_of(scope: Scope) -> str:
+    """The path as the client sent it, without its query."""
+    raw = scope.get("raw_path")
+    return raw.decode("latin-1") if raw else scope["path"]
+
+
+def read(body: bytes, shape: type[T]) -> T:
+    """A body as a `shape`. Raises Refusing, naming the field and the remedy."""
+    found = parse_json(body, shape)
+    if isinstance(found, Refused):
+        raise Refusing(_in_words(found))
+    return found
+
+
+def _in_words(refused: Refused) -> Refused:
+    """Says in words what a regular expression says in its own."""
+    [error] = refused.details["errors"]
+    words = IN_WORDS.get(error["message"])
+    return invalid(error["field"], words) if words else refused
+
+
+# Identity `open`: the request says who is asking
+
+
+def caller(ask: Ask, *said: str | None) -> str | None:
+    """The user named by header, path or body, or None. Those given must agree."""
+    header = ask.header(b"x-user-id")
+    named = [(name, "userId") for name in said if name is not None]
+    if header is not None:
+        named.append((header.decode("latin-1"), "X-User-ID"))
+    for name, _ in named:
+        if not is_user(name):
+            raise Refusing(invalid("userId", "must be 1 to 128 letters, digits or any of '_.@:-'"))
+        if name != named[0][0]:
+            raise Refusing(invalid("userId", "differs from header X-User-ID"))
+    return named[0][0] if named else None
+
+
+def request_key(ask: Ask, said: str | None) -> str | None:
+    """The key of a request that can be repeated, from header or body. Both must agree."""
+    header = ask.header(b"idempotency-key")
+    key = said if header is None else header.decode("latin-1")
+    if said is not None and key != said:
+        raise Refusing(invalid("requestKey", "differs from header Idempotency-Key"))
+    if key is not None and not is_key(key):
+        raise Refusing(invalid("requestKey", "must be 1 to 255 printable ASCII characters"))
+    return key

@@ -1,0 +1,147 @@
+"""The OpenAPI document, written from the very table that routes.
+
+Shapes come from the msgspec structs that read the bodies, errors from the refusals a route names, so the document
+tells no more and no less than the server does.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from flashsale import __version__
+from flashsale.core.refusal import Refusal
+from flashsale.edge import schema
+from flashsale.edge.call import Audience, Call
+
+Json = dict[str, Any]
+
+REF = "#/components/schemas/{name}"
+ERROR = {"$ref": REF.format(name="Error")}
+ABOUT = """A flash-sale engine: sells N units to a crowd, never N+1.
+
+Prices are JSON numbers with the currency's decimals; times are RFC 3339 in UTC. Every error has the shape `Error`.
+Where identity is `open`, body, header and path say who is asking, and must agree."""
+
+PATH: dict[str, Json] = {
+    "skuId": {"type": "string", "pattern": schema.NAME},
+    "saleId": {"type": "string", "pattern": schema.NAME},
+    "userId": {"type": "string", "pattern": schema.USER},
+}
+"""Path parameters; an id made by the server has no pattern of its own."""
+MADE_HERE: Json = {"type": "string", "minLength": 1}
+ALWAYS = (Refusal.VALIDATION_FAILED, Refusal.UNAVAILABLE)
+
+
+def document(calls: Iterable[Call]) -> bytes:
+    shown = [call for call in calls if call.answers]
+    shapes = _shapes(shown)
+    names, components = msgspec.json.schema_components(shapes, ref_template=REF)
+    schemas = dict(zip(map(repr, shapes), names, strict=True))
+    paths: defaultdict[str, Json] = defaultdict(dict)
+    for call in shown:
+        paths[call.path][call.method.lower()] = _operation(call, schemas)
+    whole = {
+        "openapi": "3.1.0",
+        "info": {"title": "flashsale", "version": __version__, "description": ABOUT},
+        "tags": [{"name": audience.value} for audience in Audience],
+        "paths": paths,
+        "components": {"schemas": components, "securitySchemes": {"operator": {"type": "http", "scheme": "bearer"}}},
+    }
+    return msgspec.json.encode(_plain(whole))
+
+
+def _shapes(calls: Sequence[Call]) -> list[Any]:
+    found: dict[str, Any] = {repr(schema.Error): schema.Error, repr(schema.Product): schema.Product}
+    for call in calls:
+        for shape in (call.body, *call.answers.values()):
+            if shape is not None:
+                found[repr(shape)] = shape
+    return list(found.values())
+
+
+def _operation(call: Call, schemas: dict[str, Any]) -> Json:
+    operation: Json = {
+        "tags": [call.audience.value],
+        "summary": call.summary,
+        "operationId": _operation_id(call),
+        "parameters": [*_path_params(call.path), *_params(call)],
+        "responses": {**_answers(call, schemas), **_errors(call)},
+    }
+    if call.body is not None:
+        operation["requestBody"] = {"required": True, "content": _json(schemas[repr(call.body)])}
+    if call.audience is Audience.OPERATORS:
+        operation["security"] = [{"operator": []}]
+    return operation
+
+
+def _operation_id(call: Call) -> str:
+    words = re.sub(r"[^A-Za-z]+", " ", call.path.removeprefix("/api/v1")).split()
+    return call.method.lower() + "".join(word[0].upper() + word[1:] for word in words)
+
+
+def _path_params(path: str) -> list[Json]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": PATH.get(name, MADE_HERE)}
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
+
+
+def _params(call: Call) -> list[Json]:
+    return [
+        {"name": each.name, "in": each.place, "description": each.description, "schema": each.schema}
+        for each in call.params
+    ]
+
+
+def _answers(call: Call, schemas: dict[str, Any]) -> Json:
+    answers: Json = {}
+    for status, shape in call.answers.items():
+        answer: Json = {"description": call.summary}
+        if shape is not None:
+            answer["content"] = _json(schemas[repr(shape)])
+        headers = {}
+        if call.etag:
+            headers["ETag"] = {"schema": {"type": "string"}, "description": "The version, for If-Match"}
+        if call.replayed:
+            headers["Idempotent-Replay"] = {"schema": {"const": "true"}, "description": "An earlier request made it"}
+        answers[str(status)] = answer | ({"headers": headers} if headers else {})
+    return answers
+
+
+def _errors(call: Call) -> Json:
+    """One entry for each status, telling the codes that share it."""
+    if call.audience is Audience.OPERATIONS:
+        return {}
+    codes: defaultdict[str, list[str]] = defaultdict(list)
+    for refusal in sorted({*ALWAYS, *call.refusals}, key=list(Refusal).index):
+        codes[str(refusal.status)].append(refusal.code)
+    if call.body is not None:
+        codes["413"] = [Refusal.VALIDATION_FAILED.code]
+    if any(param.name == "If-Match" for param in call.params):
+        codes["412"] = [Refusal.ILLEGAL_STATE.code]
+    return {
+        status: {"description": ", ".join(f"`{code}`" for code in named), "content": _json(ERROR), **_headers(status)}
+        for status, named in codes.items()
+    }
+
+
+def _headers(status: str) -> Json:
+    names = {"401": "WWW-Authenticate", "503": "Retry-After"}
+    return {"headers": {names[status]: {"schema": {"type": "string"}}}} if status in names else {}
+
+
+def _json(shape: Any) -> Json:
+    return {"application/json": {"schema": shape}}
+
+
+def _plain(node: Any) -> Any:
+    """Patterns as ECMA 262 writes them: Python's end of text is its end of line."""
+    if isinstance(node, dict):
+        return {
+            key: value.replace(r"\Z", "$") if key == "pattern" and isinstance(value, str) else _plain(value)
+            for key, value in node.items()
+        }
+    return [_plain(each) for each in node] if isinstance(node, list | tuple) else node
