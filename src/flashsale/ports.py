@@ -3,7 +3,7 @@
 Each port has one contract suite in `tests/contract/`, run on every backend that claims it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -112,7 +112,7 @@ class JournalPage(Query[list[tuple[int, Movement]]], frozen=True):
     limit: int = 200
 
 
-class AuditEntry(msgspec.Struct, frozen=True):
+class AuditEntry(msgspec.Struct, frozen=True, array_like=True):
     """Who did what, when."""
 
     seq: int
@@ -128,7 +128,7 @@ class AuditPage(Query[list[AuditEntry]], frozen=True):
     limit: int = 200
 
 
-class SaleFigures(msgspec.Struct, frozen=True):
+class SaleFigures(msgspec.Struct, frozen=True, array_like=True):
     """What a sale has come to, counted from its rows."""
 
     reservations: int
@@ -216,7 +216,7 @@ class Ledger(Protocol):
 class Observer(Protocol):
     """Is told, on the event loop and after the commit, what has become of stock and sales."""
 
-    def stock_changed(self, rows: Sequence[Stock]) -> None: ...
+    def stock_changed(self, rows: list[Stock]) -> None: ...
 
     def sale_changed(self, sale_id: str, sale: Sale | None) -> None: ...
 

@@ -90,7 +90,10 @@ def _gather(environment: Mapping[str, str] | None, overrides: dict[str, Any]) ->
         given |= {name: (value, config) for name, value in _file(config).items()}
     for name in Settings.__struct_fields__:
         if (value := env.get(PREFIX + name.upper())) is not None:
-            given[name] = (tuple(value.replace(",", " ").split()) if name == "trusted_proxies" else value, "environment")
+            given[name] = (
+                tuple(value.replace(",", " ").split()) if name == "trusted_proxies" else value,
+                "environment",
+            )
     return given | {name: (value, "command line") for name, value in overrides.items() if value is not None}
 
 

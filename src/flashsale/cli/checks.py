@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +21,7 @@ from flashsale.backends.sqlite.file import connect, migrations, schema_version
 from flashsale.cli.address import require_free, show
 from flashsale.cli.opening import NOT_WRITABLE, OTHER_FILES, held, writable_place
 from flashsale.cli.problem import Problem
-from flashsale.settings import Settings
+from flashsale.settings import PREFIX, Settings
 
 PYTHON_MIN = (3, 11)
 FREE_MIN_BYTES = 256 * 1024 * 1024
@@ -65,6 +66,7 @@ def examine(settings: Settings, host: str, port: int) -> list[Finding]:
     return [
         python(),
         open_files(settings),
+        names(os.environ),
         clock(),
         *directory(settings),
         *ledger(settings),
@@ -87,6 +89,15 @@ def open_files(settings: Settings) -> Finding:
         return ok("open files", f"up to {'any number' if hard == resource.RLIM_INFINITY else hard}")
     remedy = f"raise the limit (`ulimit -n {wanted}`), or lower FLASHSALE_CONNECTIONS_MAX to {hard - OTHER_FILES}"
     return warning("open files", f"{hard} at most, {wanted} wanted for {settings.connections_max} connections", remedy)
+
+
+def names(environment: Mapping[str, str]) -> Finding:
+    """A variable that is misspelt does nothing, and nothing else says so."""
+    known = {PREFIX + name.upper() for name in Settings.__struct_fields__} | {f"{PREFIX}CONFIG"}
+    unknown = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        return warning("variables", f"unknown: {', '.join(unknown)}", "correct or remove them; they do nothing")
+    return ok("variables", f"all known that begin with {PREFIX}")
 
 
 def clock() -> Finding:
@@ -206,11 +217,21 @@ def address(host: str, port: int) -> Finding:
     return ok("address", f"{where} is free")
 
 
+class _Health(msgspec.Struct):
+    """What tells flashsale from any other server: GET /health."""
+
+    status: str
+    version: str
+    parts: dict[str, msgspec.Raw]
+
+
 def _who_answers(where: str, taken: Problem) -> Finding:
     try:
-        answer = httpx.get(f"http://{where}/health", timeout=ANSWER_SECONDS, trust_env=False)
-        if answer.is_success and answer.json().get("status") == "ok":
-            return ok("address", f"flashsale answers at {where}")
-    except (httpx.HTTPError, ValueError, AttributeError):
-        pass
-    return problem("address", taken.what, taken.remedy)
+        told = httpx.get(f"http://{where}/health", timeout=ANSWER_SECONDS, trust_env=False).content
+        health = msgspec.json.decode(told, type=_Health)
+    except (httpx.HTTPError, msgspec.MsgspecError):
+        return problem("address", taken.what, taken.remedy)
+    found = f"flashsale {health.version} answers at {where}: {health.status}"
+    if health.status in ("ok", "degraded"):
+        return ok("address", found)
+    return problem("address", found, f"ask http://{where}/health which part is missing")

@@ -63,6 +63,4 @@ def _value(value: object) -> str:
 
 def _verdict(findings: list[Finding]) -> str:
     levels = Counter(finding.level for finding in findings)
-    if levels[Level.PROBLEM]:
-        return f"{levels[Level.PROBLEM]} of {len(findings)} checks found a problem."
-    return f"{len(findings)} checks, no problem."
+    return f"{len(findings)} checks: {levels[Level.PROBLEM]} problems, {levels[Level.WARNING]} warnings."

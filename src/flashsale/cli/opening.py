@@ -18,8 +18,20 @@ IN_USE = (
 )
 
 NOT_WRITABLE = "choose another one with --data DIR (or FLASHSALE_DATA), or give this user the right to write there"
+SERVER_URL = "server-url"
 OTHER_FILES = 100
 """What a server has open besides its connections."""
+
+
+def remember_url(settings: Settings, url: str) -> None:
+    """Leaves word in the data directory where its server listens, for the operator's commands."""
+    (Path(settings.data) / SERVER_URL).write_text(f"{url}\n")
+
+
+def last_url(settings: Settings) -> str:
+    """Where the data directory's server listened last; empty if there has been none."""
+    path = Path(settings.data) / SERVER_URL
+    return path.read_text().strip() if path.is_file() else ""
 
 
 @asynccontextmanager

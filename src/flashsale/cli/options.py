@@ -25,7 +25,8 @@ Url = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help=f"The server to ask. Without it: {DEFAULT_URL}, or the ledger itself if nothing listens there.",
+        help="The server to ask. Without it: the one that last ran on the data directory, else port 8080; "
+        "if nothing listens there, the ledger itself is opened.",
         show_default=False,
     ),
 ]

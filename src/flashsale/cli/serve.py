@@ -41,11 +41,11 @@ def serve(host: Host = DEFAULT_HOST, port: Port = DEFAULT_PORT, data: Data = Non
     flight are answered before it stops. Settings come from the environment (FLASHSALE_...) and from the
     TOML file that FLASHSALE_CONFIG names; `flashsale doctor` shows them all.
     """
+    telemetry.configure()
     settings = load_settings(data)
     refuse_workers(workers)
     refuse_strangers(settings, host)
     prepare_directories(settings)
-    telemetry.configure()
     allow_files(settings.connections_max + OTHER_FILES)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, host, port))

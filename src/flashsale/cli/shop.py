@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
+from flashsale import telemetry
 from flashsale.cli.address import is_loopback
-from flashsale.cli.opening import open_engine
-from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, DEFAULT_URL
+from flashsale.cli.opening import last_url, open_engine
+from flashsale.cli.options import DEFAULT_URL
 from flashsale.cli.problem import FAILED, WRONG_INPUT, Problem, load_settings
 from flashsale.edge.app import create_app
 from flashsale.engine import admin_token
@@ -74,9 +75,9 @@ class Shop:
 async def open_shop(place: Place, makes_ledger: bool = False) -> AsyncIterator[Shop]:
     """The server at the URL given, or the one on this machine, or else the ledger itself."""
     settings = load_settings(place.data)
-    url = place.url or DEFAULT_URL
-    if place.url is None and not await _listens():
-        async with _without_server(settings, makes_ledger) as shop:
+    url = place.url or last_url(settings) or DEFAULT_URL
+    if place.url is None and not await _listens(url):
+        async with _without_server(settings, url, makes_ledger) as shop:
             yield shop
         return
     token = place.token or _known_token(settings, url)
@@ -87,24 +88,26 @@ async def open_shop(place: Place, makes_ledger: bool = False) -> AsyncIterator[S
 
 
 @asynccontextmanager
-async def _without_server(settings: Settings, makes_ledger: bool) -> AsyncIterator[Shop]:
+async def _without_server(settings: Settings, url: str, makes_ledger: bool) -> AsyncIterator[Shop]:
     ledger = settings.ledger_path
     if not ledger.exists() and not makes_ledger:
         raise Problem(
-            f"nothing listens at {DEFAULT_URL}, and there is no ledger {ledger}",
+            f"nothing listens at {url}, and there is no ledger {ledger}",
             remedy="start a server with `flashsale serve`, name one with --url, or a data directory with --data",
         )
-    sys.stderr.write(f"Nothing listens at {DEFAULT_URL}: using the ledger {ledger} itself.\n")
+    sys.stderr.write(f"Nothing listens at {url}: using the ledger {ledger} itself.\n")
+    telemetry.configure()
     async with open_engine(settings) as engine:
         token, _ = admin_token(settings)
         transport = httpx.ASGITransport(app=create_app(engine, token))
-        async with httpx.AsyncClient(transport=transport, base_url=DEFAULT_URL, headers=_headers(token)) as client:
+        async with httpx.AsyncClient(transport=transport, base_url=url, headers=_headers(token)) as client:
             yield Shop(client, str(ledger))
 
 
-async def _listens() -> bool:
+async def _listens(url: str) -> bool:
+    where = urlsplit(url)
     try:
-        _, writer = await asyncio.open_connection(DEFAULT_HOST, DEFAULT_PORT)
+        _, writer = await asyncio.open_connection(where.hostname, where.port)
     except OSError:
         return False
     writer.close()

@@ -25,17 +25,16 @@ def sale(answer: dict[str, Any], as_json: bool) -> None:
     Console().print(_rows(answer["products"]))
 
 
-def sales(answer: Any, as_json: bool) -> None:
+def sales(answer: list[dict[str, Any]], as_json: bool) -> None:
     """A line for each sale."""
     if as_json:
         _print_json(answer)
         return
-    found = answer["sales"] if isinstance(answer, dict) else answer
-    if not found:
+    if not answer:
         typer.echo("There is no sale yet. `flashsale sale create FILE` makes one.")
         return
     columns = ("id", "name", "state", "startsAt", "endsAt")
-    Console().print(_rows([{name: each.get(name) for name in columns} for each in found]))
+    Console().print(_rows([{name: each.get(name) for name in columns} for each in answer]))
 
 
 def stats(answer: dict[str, Any], as_json: bool) -> None:

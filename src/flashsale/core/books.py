@@ -9,7 +9,7 @@ What a rule changes it records here: rows in the `new_*` lists and the `changed`
 in the state it was loaded in, has done a compare-and-set of the whole decision.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from flashsale.core.event import Event, Topic
 from flashsale.core.journal import Kind, Movement, Stock, move
@@ -21,18 +21,9 @@ from flashsale.core.sale import Sale
 Line = tuple[str, str]
 """`(sale_id, sku_id)`: the key of a stock row."""
 Claim = tuple[str, str, str]
-"""`(user_id, sale_id, sku_id)`: the key of a purchase row."""
+"""`(user_id, sale_id, sku_id)`: what a purchase limit is counted over."""
 Request = tuple[str, str, str]
 """`(user_id, sale_id, request_key)`."""
-
-EVENT_OF: dict[Kind, str] = {
-    Kind.RESERVE: "reservation.reserved",
-    Kind.RELEASE: "reservation.cancelled",
-    Kind.EXPIRE: "reservation.expired",
-    Kind.CONFIRM: "reservation.confirmed",
-    Kind.HONOUR: "reservation.confirmed",
-    Kind.RETURN: "reservation.returned",
-}
 
 CLAIMED_BY: dict[Kind, int] = {Kind.RELEASE: -1, Kind.EXPIRE: -1, Kind.CONFIRM: 0, Kind.HONOUR: 1, Kind.RETURN: -1}
 """By how much per unit a transition changes what counts against the user's purchase limit."""
@@ -44,13 +35,14 @@ class Books:
     __slots__ = (
         "changed_orders", "changed_payments", "changed_refunds", "changed_reservations", "claims", "events",
         "journal", "new_orders", "new_payments", "new_refunds", "new_reservations", "orders", "payments",
-        "refunds", "requests", "reservations", "sales", "stock", "touched_claims", "touched_stock",
+        "refunds", "requests", "reservations", "sales", "stock", "touched_stock",
     )  # fmt: skip
 
     def __init__(self, sales: Mapping[str, Sale]) -> None:
         self.sales = sales
         self.stock: dict[Line, Stock] = {}
         self.claims: dict[Claim, int] = {}
+        """Units held and bought, counted from the user's reservations."""
         self.requests: dict[Request, list[Reservation]] = {}
         self.reservations: dict[str, Reservation] = {}
         self.orders: dict[str, Order] = {}
@@ -60,7 +52,6 @@ class Books:
         self.journal: list[Movement] = []
         self.events: list[Event] = []
         self.touched_stock: set[Line] = set()
-        self.touched_claims: dict[Claim, int] = {}
         self.new_reservations: list[Reservation] = []
         self.new_orders: list[Order] = []
         self.new_payments: list[Payment] = []
@@ -113,22 +104,10 @@ class Books:
     def _claim(self, reservation: Reservation, quantity: int) -> None:
         claim = (reservation.user_id, reservation.sale_id, reservation.sku_id)
         self.claims[claim] = self.claims.get(claim, 0) + quantity
-        self.touched_claims[claim] = self.touched_claims.get(claim, 0) + quantity
 
     def _move(self, reservation: Reservation, kind: Kind, actor: str, now_ms: int) -> None:
         line = (reservation.sale_id, reservation.sku_id)
-        reservation_id = reservation.reservation_id
-        movement = move(self.stock[line], kind, reservation.quantity, now_ms, reservation_id, actor)
         self.touched_stock.add(line)
-        self.journal.append(movement)
-        self.events.append(
-            Event(Topic.RESERVATIONS, EVENT_OF[kind], reservation_id, movement.sku_seq, now_ms, _NOTHING)
+        self.journal.append(
+            move(self.stock[line], kind, reservation.quantity, now_ms, reservation.reservation_id, actor)
         )
-
-
-_NOTHING: dict[str, object] = {}
-"""Reservation events carry no body: what they tell are the reservation's unchanging columns."""
-
-
-def held_lines(reservations: Iterable[Reservation]) -> set[Line]:
-    return {(reservation.sale_id, reservation.sku_id) for reservation in reservations}

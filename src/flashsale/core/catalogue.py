@@ -93,7 +93,9 @@ def _create(shelf: Shelf, change: CreateSale, now_ms: int) -> Changed | Refused:
         return refused
     # Below this line nothing can fail.
     sale = replace(sale, created_at_ms=now_ms, version=1)
-    return Changed(sale, [_open(shelf, sale, sku, units, change.actor, now_ms) for sku, units in change.draft.units.items()])
+    return Changed(
+        sale, [_open(shelf, sale, sku, units, change.actor, now_ms) for sku, units in change.draft.units.items()]
+    )
 
 
 def _window(sale: Sale) -> Refused | None:

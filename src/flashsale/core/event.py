@@ -1,7 +1,8 @@
 """What the world is told: one event for each transition, written in the transition's own transaction.
 
-Reservation and order events go to the outbox. A stock event is the journal row itself: it carries the
-gapless `sku_seq`, so that a consumer can drop what is not newer and notice what is missing.
+Events of stock and reservations are the journal's rows (`journal.EVENT_OF`), ordered by the gapless `sku_seq`.
+What moves no unit goes to the outbox: the events of orders, ordered by a sequence of each order. A consumer
+drops what is not newer, and notices what is missing.
 """
 
 from enum import StrEnum
@@ -15,8 +16,8 @@ class Topic(StrEnum):
     INVENTORY = "flashsale.inventory"
 
 
-class Event(msgspec.Struct, frozen=True):
-    """A fact to publish. `subject` is what it is about; `sequence` rises per subject, so consumers can order."""
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """A row of the outbox. `subject` is what it is about; `sequence` rises with each event of the subject."""
 
     topic: Topic
     type: str

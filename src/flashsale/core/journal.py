@@ -3,6 +3,9 @@
 A counter never changes without a journal row, and a row never changes a counter by anything but its
 entry in `EFFECT`. So the counters are, at any time, the sum of their journal: that is what
 reconciliation proves. `sku_seq` is assigned under the stock lock and has no gaps.
+
+The journal also is the outbox of stock and of reservations: every transition of a reservation moves units,
+so its row says all there is to tell, once, in the transition's own transaction.
 """
 
 from enum import StrEnum
@@ -63,15 +66,13 @@ class Stock(msgspec.Struct):
 
 
 class Movement(NamedTuple):
-    """One journal row: the counters after it, and the available units before it."""
+    """One journal row, with the counters after it."""
 
     sale_id: str
     sku_id: str
     sku_seq: int
     kind: Kind
     quantity: int
-    available_before: int
-    available_after: int
     total_after: int
     held_after: int
     sold_after: int
@@ -80,18 +81,40 @@ class Movement(NamedTuple):
     reason: str
     at_ms: int
 
+    @property
+    def available_after(self) -> int:
+        return self.total_after - self.held_after - self.sold_after
+
+    @property
+    def available_before(self) -> int:
+        effect = EFFECT[self.kind]
+        return self.available_after - self.quantity * (effect.total - effect.held - effect.sold)
+
+
+EVENT_OF: dict[Kind, str] = {
+    Kind.STOCK: "stock.opened",
+    Kind.RESERVE: "reservation.reserved",
+    Kind.RELEASE: "reservation.cancelled",
+    Kind.EXPIRE: "reservation.expired",
+    Kind.CONFIRM: "reservation.confirmed",
+    Kind.HONOUR: "reservation.confirmed",
+    Kind.RETURN: "reservation.returned",
+    Kind.RESTOCK: "stock.restocked",
+    Kind.ADJUST: "stock.adjusted",
+}
+"""The event that a journal row is, for those outside."""
+
 
 def move(
     stock: Stock, kind: Kind, quantity: int, now_ms: int, reservation_id: str | None, actor: str, reason: str = ""
 ) -> Movement:
     """Changes the counters by one movement and returns its journal row. The caller has checked that it fits."""
-    before = stock.total - stock.held - stock.sold
-    effect = EFFECT[kind]
-    stock.total = total = stock.total + effect.total * quantity
-    stock.held = held = stock.held + effect.held * quantity
-    stock.sold = sold = stock.sold + effect.sold * quantity
-    stock.sku_seq = seq = stock.sku_seq + 1
+    add_total, add_held, add_sold = EFFECT[kind]
+    stock.total += add_total * quantity
+    stock.held += add_held * quantity
+    stock.sold += add_sold * quantity
+    stock.sku_seq += 1
     return Movement(
-        stock.sale_id, stock.sku_id, seq, kind, quantity, before, total - held - sold, total, held, sold,
+        stock.sale_id, stock.sku_id, stock.sku_seq, kind, quantity, stock.total, stock.held, stock.sold,
         reservation_id, actor, reason, now_ms,
     )  # fmt: skip

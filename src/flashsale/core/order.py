@@ -50,7 +50,7 @@ class OrderLine(msgspec.Struct, frozen=True):
     unit_price_minor: int
 
 
-class Order(msgspec.Struct):
+class Order(msgspec.Struct, array_like=True):
     order_id: str
     user_id: str
     sale_id: str

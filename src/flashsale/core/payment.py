@@ -45,7 +45,7 @@ class Due(StrEnum):
     VOID = "void"
 
 
-class Payment(msgspec.Struct):
+class Payment(msgspec.Struct, array_like=True):
     """One transaction of one order. It is claimed by that order until it has FAILED."""
 
     payment_id: str
@@ -70,7 +70,7 @@ class Payment(msgspec.Struct):
         return f"{self.payment_id}-{step}-{self.tries}"
 
 
-class Refund(msgspec.Struct):
+class Refund(msgspec.Struct, array_like=True):
     """Money we owe back. The row is the intent; `done` says that the provider has confirmed it."""
 
     refund_id: str

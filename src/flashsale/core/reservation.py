@@ -44,7 +44,7 @@ TRANSITIONS: dict[tuple[Status, Kind], Status] = {
 }
 
 
-class Reservation(msgspec.Struct):
+class Reservation(msgspec.Struct, array_like=True):
     """One row. `unit_price_minor` and `currency` are copies: a later change of the sale does not reach them."""
 
     reservation_id: str

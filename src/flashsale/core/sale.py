@@ -10,6 +10,7 @@ computed where it is needed, with the ledger's clock. A sale without a start is 
 """
 
 from enum import StrEnum
+from functools import cached_property
 
 import msgspec
 from msgspec.structs import replace
@@ -57,7 +58,7 @@ class Product(msgspec.Struct, frozen=True):
     image_url: str = ""
 
 
-class Sale(msgspec.Struct, frozen=True):
+class Sale(msgspec.Struct, frozen=True, dict=True):
     """The terms of a sale as the operator set them. `version` rises with each change (If-Match)."""
 
     sale_id: str
@@ -75,8 +76,12 @@ class Sale(msgspec.Struct, frozen=True):
     version: int = 1
     created_at_ms: int = 0
 
+    @cached_property
+    def by_sku(self) -> dict[str, Product]:
+        return {product.sku_id: product for product in self.products}
+
     def product(self, sku_id: str) -> Product | None:
-        return next((product for product in self.products if product.sku_id == sku_id), None)
+        return self.by_sku.get(sku_id)
 
 
 def state_at(sale: Sale, now_ms: int) -> SaleState:

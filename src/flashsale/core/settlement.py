@@ -187,9 +187,7 @@ def _retried(books: Books, payment: Payment, checkout: Checkout, now_ms: int) ->
     return payment
 
 
-def settle(
-    books: Books, payment_id: str, fact: Transaction, now_ms: int, new_id: NewId, lease_ms: int
-) -> Opened:
+def settle(books: Books, payment_id: str, fact: Transaction, now_ms: int, new_id: NewId, lease_ms: int) -> Opened:
     """Takes in what the provider says of a payment, and moves order and units by it. Idempotent, in any order."""
     payment = books.payments[payment_id]
     order = books.orders[payment.order_id]

@@ -15,7 +15,7 @@ from flashsale.core.books import Books
 from flashsale.core.journal import Kind
 from flashsale.core.refusal import Refusal, Refused, not_found
 from flashsale.core.reservation import RequestKind, Reservation, Status
-from flashsale.core.sale import Product, Sale, SaleState, Settlement, state_at
+from flashsale.core.sale import Sale, SaleState, Settlement, state_at
 
 NewId = Callable[[str], str]
 """Makes a fresh id with the prefix given: `new_id("res_")`."""
@@ -132,7 +132,7 @@ def _closed(sale: Sale, now_ms: int) -> Refused | None:
 
 
 def _over_limit(books: Books, sale: Sale, attempt: Attempt, item: Item) -> Refused | None:
-    product = _product(sale, item)
+    product = sale.by_sku[item.sku_id]
     has = books.claims.get((attempt.user_id, attempt.sale_id, item.sku_id), 0)
     if has + item.quantity <= product.per_user_limit:
         return None
@@ -148,7 +148,7 @@ def sold_out(sku_id: str, requested: int, available: int) -> Refused:
 
 
 def _grant(books: Books, sale: Sale, attempt: Attempt, item: Item, now_ms: int, new_id: NewId) -> Reservation:
-    product = _product(sale, item)
+    product = sale.by_sku[item.sku_id]
     reservation = Reservation(
         new_id("res_"), attempt.user_id, attempt.sale_id, item.sku_id, item.quantity, Status.RESERVED,
         product.price_minor, product.currency, now_ms, now_ms + sale.reservation_seconds * 1000,
@@ -158,9 +158,3 @@ def _grant(books: Books, sale: Sale, attempt: Attempt, item: Item, now_ms: int, 
     if sale.settlement is Settlement.NONE:
         books.transition(reservation, Kind.CONFIRM, now_ms, attempt.user_id)
     return reservation
-
-
-def _product(sale: Sale, item: Item) -> Product:
-    product = sale.product(item.sku_id)
-    assert product is not None, "a stock row without its product"
-    return product

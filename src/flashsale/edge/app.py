@@ -46,7 +46,7 @@ def create_app(
 ) -> Litestar:
     """The ordinary lane over an open engine. `token` is the operators'.
 
-    `draining` tells that the server is leaving; so does `app.state.draining`, for a server that gets the app ready-made.
+    `draining` tells that the server is leaving; so does `app.state.draining`, for a server that gets an app ready-made.
     """
     if not token:
         raise ValueError("the operators' token must not be empty")
@@ -173,7 +173,6 @@ def _sent(answer: wire.Answer) -> Response[Any]:
 
 
 def _headers(reply: wire.Answer | Page) -> list[wire.Header]:
-    if reply.status == 204:
-        return [*reply.headers]
-    kind = reply.content_type if isinstance(reply, Page) else b"application/json"
-    return [(b"content-type", kind), (b"content-length", b"%d" % len(reply.body)), *reply.headers]
+    if isinstance(reply, wire.Answer):
+        return wire.layout(reply)
+    return [(b"content-type", reply.content_type), *reply.headers, (b"content-length", b"%d" % len(reply.body))]

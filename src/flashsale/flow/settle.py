@@ -120,5 +120,3 @@ def _answer(opened: Opened) -> Order | Refused:
 def unknown_outcome(transaction_id: str) -> Refused:
     message = "The payment provider did not answer: repeat this request with the same paymentTransactionId"
     return Refused(Refusal.UNAVAILABLE, message, {"paymentTransactionId": transaction_id, "retryAfterSeconds": 1})
-
-

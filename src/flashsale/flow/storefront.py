@@ -4,8 +4,6 @@ Reads of products and sales are answered from here and are as old as the last co
 milliseconds. Nothing is decided here: the ledger decides.
 """
 
-from collections.abc import Sequence
-
 from flashsale.core.journal import Stock
 from flashsale.core.sale import Product, Sale, SaleState, state_at
 from flashsale.ports import Clock
@@ -49,7 +47,7 @@ class Storefront:
         total, available = (stock.total, stock.available) if stock else (0, 0)
         self.offers[product.sku_id] = Offer(sale, product, total, available)
 
-    def stock_changed(self, rows: Sequence[Stock]) -> None:
+    def stock_changed(self, rows: list[Stock]) -> None:
         for row in rows:
             self._stock[row.sale_id, row.sku_id] = row
             offer = self.offers.get(row.sku_id)

@@ -1,0 +1,115 @@
+"""Answers to the questions of `ports.Query`, each a function of a read-only connection."""
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from flashsale.backends.queries import load_queries
+from flashsale.backends.sqlite import rows
+from flashsale.backends.sqlite.rows import array
+from flashsale.core.journal import Movement, Stock
+from flashsale.core.order import Order
+from flashsale.core.reservation import Reservation
+from flashsale.core.sale import Sale
+from flashsale.ports import (
+    AuditEntry,
+    AuditPage,
+    DueWork,
+    FiguresOf,
+    FindActiveReservations,
+    FindOrder,
+    FindOrders,
+    FindReservations,
+    FindSales,
+    JournalPage,
+    LedgerCheck,
+    SaleFigures,
+    StockOf,
+    Work,
+)
+
+FIND = load_queries("sqlite/find.sql")
+PAGE_MAX = 1000
+
+
+def _reservations(db: sqlite3.Connection, query: FindReservations) -> list[Reservation]:
+    found = db.execute(rows.SQL["reservations"], (array(query.reservation_ids),))
+    return [rows.reservation(row) for row in found]
+
+
+def _active_reservations(db: sqlite3.Connection, query: FindActiveReservations) -> list[Reservation]:
+    found = db.execute(FIND["active_reservations"], (query.user_id, query.now_ms))
+    return [rows.reservation(row) for row in found]
+
+
+def _order(db: sqlite3.Connection, query: FindOrder) -> Order | None:
+    order_id = query.order_id
+    if query.reservation_id is not None:
+        found = db.execute(FIND["order_of_reservation"], (query.reservation_id,)).fetchone()
+        order_id = found[0] if found else None
+    row = db.execute(rows.SQL["orders"], (array([order_id]),)).fetchone()
+    return rows.order(row) if row else None
+
+
+def _orders(db: sqlite3.Connection, query: FindOrders) -> list[Order]:
+    return [rows.order(row) for row in db.execute(FIND["orders_of_user"], (query.user_id,))]
+
+
+def _sales(db: sqlite3.Connection, _: FindSales) -> list[Sale]:
+    return list(rows.sales(db).values())
+
+
+def _stock(db: sqlite3.Connection, query: StockOf) -> list[Stock]:
+    return [Stock(*row) for row in db.execute(rows.SQL["stock_of_sale"], (query.sale_id,))]
+
+
+def _check(db: sqlite3.Connection, query: LedgerCheck) -> list[str]:
+    proofs = ("proof_reservations", "proof_journal")
+    return [found for proof in proofs for (found,) in db.execute(FIND[proof], (query.sale_id,))]
+
+
+def _journal(db: sqlite3.Connection, query: JournalPage) -> list[tuple[int, Movement]]:
+    statement = FIND["journal_page" if query.sku_id is None else "journal_page_of_sku"]
+    found = db.execute(statement, (query.sale_id, query.sku_id, query.after, min(query.limit, PAGE_MAX)))
+    return [(row[0], msgspec.convert(row[1:], Movement)) for row in found]
+
+
+def _audit(db: sqlite3.Connection, query: AuditPage) -> list[AuditEntry]:
+    found = db.execute(FIND["audit_page"], (query.after, min(query.limit, PAGE_MAX)))
+    return [msgspec.convert((*row[:5], msgspec.json.decode(row[5])), AuditEntry) for row in found]
+
+
+def _work(db: sqlite3.Connection, query: DueWork) -> Work:
+    due = (query.now_ms, query.limit)
+    payments = [rows.payment(row) for row in db.execute(FIND["due_payments"], due)]
+    refunds = [(rows.refund(row[:8]), rows.payment(row[8:])) for row in db.execute(FIND["due_refunds"], due)]
+    return Work(payments, refunds)
+
+
+def _figures(db: sqlite3.Connection, query: FiguresOf) -> SaleFigures:
+    sale = (query.sale_id,)
+    counted = [
+        db.execute(FIND[name], sale).fetchone() for name in ("reservation_figures", "order_figures", "peak_orders")
+    ]
+    refusals = dict(db.execute(FIND["refusal_figures"], sale).fetchall())
+    return msgspec.convert((*counted[0], *counted[1], *counted[2], refusals), SaleFigures)
+
+
+ANSWERS: dict[type[Any], Callable[[sqlite3.Connection, Any], Any]] = {
+    FindReservations: _reservations,
+    FindActiveReservations: _active_reservations,
+    FindOrder: _order,
+    FindOrders: _orders,
+    FindSales: _sales,
+    StockOf: _stock,
+    LedgerCheck: _check,
+    JournalPage: _journal,
+    AuditPage: _audit,
+    DueWork: _work,
+    FiguresOf: _figures,
+}
+
+LONG: frozenset[type[Any]] = frozenset({LedgerCheck, FiguresOf, JournalPage, AuditPage})
+"""Questions whose time grows with the ledger: they are answered apart from the buyers' short ones."""

@@ -1,0 +1,313 @@
+"""The ledger port on SQLite: three threads, each with a connection of its own.
+
+  writer   every change, in batches, one transaction each (see `group`)
+  reader   short reads in batches: attempts that have visibly lost, reservations by id
+  scanner  the operators' long reads, so that they never stand before a buyer's
+
+A batch of the writer holds two kinds of items, ways out first. A *move* (release, expiry, order, payment,
+change of a sale) loads its rows, is decided and stored at once, so that the next one sees it. The
+*attempts* are then loaded, decided and stored together. All share one commit. If anything in the batch
+raises, the transaction is rolled back and each half is tried again, down to the one item at fault: only
+that one fails. A batch is answered after its commit and never before.
+"""
+
+import asyncio
+import os
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+import structlog
+
+from flashsale.backends.sqlite import moves, rows
+from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full, migrate
+from flashsale.backends.sqlite.find import ANSWERS, LONG
+from flashsale.backends.sqlite.group import Deliver, Group
+from flashsale.backends.sqlite.moves import Desk
+from flashsale.core.catalogue import SaleChange
+from flashsale.core.journal import Stock
+from flashsale.core.order import Order
+from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.reservation import Reservation
+from flashsale.core.sale import Sale
+from flashsale.core.settlement import Checkout, Opened
+from flashsale.core.stock import Attempt, refuse_early
+from flashsale.ports import (
+    Clock,
+    LedgerBroken,
+    LedgerUnavailable,
+    Observer,
+    Outcome,
+    PaymentFact,
+    PutOff,
+    Query,
+    RefundFact,
+    Reply,
+)
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Fatal = Callable[[Exception], None]
+
+EXIT_BROKEN = 70
+
+BUSY = Refused(Refusal.UNAVAILABLE, "The ledger is busy: try again", {"retryAfterSeconds": 1})
+FULL = Refused(Refusal.UNAVAILABLE, "The ledger's disk is full: nothing was changed", {"retryAfterSeconds": 5})
+FAILED = Refused(Refusal.UNAVAILABLE, "The ledger could not take this: nothing was changed", {"retryAfterSeconds": 1})
+
+log = structlog.get_logger("flashsale.ledger")
+
+
+class Job:
+    """A move or a read: runs in a group's thread, answers a future on the loop."""
+
+    __slots__ = ("future", "run")
+
+    def __init__(self, run: Callable[[Any], Any], future: asyncio.Future[Any]) -> None:
+        self.run = run
+        self.future = future
+
+    def answer(self, result: object) -> None:
+        if self.future.done():
+            return
+        if isinstance(result, Refused) and (result is FULL or result is FAILED):
+            self.future.set_exception(LedgerUnavailable(result.message))
+        else:
+            self.future.set_result(result)
+
+
+class Asked:
+    """An attempt and who waits for its outcome."""
+
+    __slots__ = ("answer", "attempt")
+
+    def __init__(self, attempt: Attempt, reply: Reply) -> None:
+        self.attempt = attempt
+        self.answer = reply
+
+
+Item = Job | Asked
+
+
+class Committed(NamedTuple):
+    """What a batch has come to: a result per item, and what the observer is told."""
+
+    results: list[Any]
+    stock: dict[tuple[str, str], Stock]
+    changed: dict[str, Sale | None]
+    sales: dict[str, Sale]
+
+
+def end_process(error: Exception) -> None:
+    """The default for a broken store: nothing that this process remembers can be trusted any more."""
+    sys.stderr.write(
+        f"flashsale: the ledger's store failed: {error}\n"
+        "This process ends now, because what it remembers may differ from what is on the disk.\n"
+        "Every acknowledged reservation is on the disk: check the disk, then start flashsale again.\n"
+    )
+    sys.stderr.flush()
+    os._exit(EXIT_BROKEN)
+
+
+class SqliteLedger:
+    """The truth on one machine. Made by `open`; used from one event loop."""
+
+    def __init__(
+        self, path: Path, lock: FileLock, clock: Clock, observer: Observer,
+        queue_max: int, batch_max: int, on_fatal: Fatal,
+    ) -> None:  # fmt: skip
+        loop = asyncio.get_running_loop()
+        self._lock = lock
+        self._clock = clock
+        self._observer = observer
+        self._on_fatal = on_fatal
+        self._loop = loop
+        self._closing = False
+        self._connections = [connect(path, writes=index == 0) for index in range(3)]
+        self._desk = Desk(self._connections[0], clock)
+        self._sales = self._desk.sales
+        self._lost: Counter[tuple[str, str]] = Counter()
+        read, scan = (partial(self._read, db) for db in self._connections[1:])
+        self._writer: Group[Item] = Group("ledger-writer", loop, self._write, batch_max, queue_max)
+        self._reader: Group[Item] = Group("ledger-reader", loop, read, batch_max, queue_max)
+        self._scanner: Group[Item] = Group("ledger-scanner", loop, scan, 1, 64)
+        self._groups = (self._writer, self._reader, self._scanner)
+        for group in self._groups:
+            group.start()
+
+    @classmethod
+    async def open(
+        cls, path: Path, clock: Clock, observer: Observer,
+        queue_max: int, batch_max: int, on_fatal: Fatal | None = None,
+    ) -> "SqliteLedger":  # fmt: skip
+        """Opens and migrates the file. Raises LedgerInUse and SchemaUnknown."""
+        lock = FileLock(path)
+        lock.take()
+        try:
+            db = connect(path, writes=True)
+            migrate(db)
+            db.close()
+            return cls(path, lock, clock, observer, queue_max, batch_max, on_fatal or end_process)
+        except BaseException:
+            lock.give_back()
+            raise
+
+    # The port.
+
+    def reserve(self, attempt: Attempt, reply: Reply) -> None:
+        if self._closing or not self._writer.put(Asked(attempt, reply)):
+            reply(BUSY)
+
+    def refuse(self, attempt: Attempt, reply: Reply) -> None:
+        if self._closing or not self._reader.put(Asked(attempt, reply)):
+            reply(BUSY)
+
+    async def release(self, reservation_id: str, user_id: str | None) -> Reservation | Refused:
+        return await self._move(moves.release, reservation_id, user_id)
+
+    async def expire(self) -> int:
+        refusals, self._lost = self._lost, Counter()
+        return await self._move(moves.expire, refusals)
+
+    async def open_order(self, checkout: Checkout) -> Opened | Refused:
+        return await self._move(moves.open_order, checkout)
+
+    async def settle(self, fact: PaymentFact | RefundFact | PutOff) -> Opened | None:
+        return await self._move(moves.settle, fact)
+
+    async def cancel_order(self, order_id: str, user_id: str | None, reason: str) -> Order | Refused:
+        return await self._move(moves.cancel_order, order_id, user_id, reason)
+
+    async def change_sale(self, change: SaleChange) -> Sale | None | Refused:
+        return await self._move(moves.alter_sale, change)
+
+    async def find(self, query: Query[T]) -> T:
+        answer = ANSWERS[type(query)]
+        job = Job(lambda db: answer(db, query), self._loop.create_future())
+        group = self._scanner if type(query) in LONG else self._reader
+        if self._closing or not group.put_urgent(job):
+            raise LedgerUnavailable(BUSY.message)
+        found: T = await job.future
+        return found
+
+    async def close(self) -> None:
+        """Finishes what is queued, then closes the file. New requests are refused from now on."""
+        if self._closing:
+            return
+        self._closing = True
+        for group in self._groups:
+            await asyncio.to_thread(group.stop)
+        for connection in reversed(self._connections):
+            connection.close()
+        self._lock.give_back()
+
+    # The writer's thread.
+
+    async def _move(self, move: Callable[Concatenate[Desk, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        job = Job(partial(_call, move, args, kwargs), self._loop.create_future())
+        if self._closing or not self._writer.put_urgent(job):
+            raise LedgerUnavailable(BUSY.message)
+        result: T = await job.future
+        return result
+
+    def _write(self, batch: list[Item]) -> Deliver:
+        return partial(self._deliver, batch, self._committed(batch))
+
+    def _committed(self, batch: Sequence[Item]) -> Committed:
+        desk = self._desk
+        try:
+            desk.begin()
+            results = _decided(desk, batch)
+            desk.commit()
+            return Committed(results, desk.stock, desk.changed_sales, desk.sales)
+        except Exception as error:
+            verdict = self._rolled_back(error, len(batch))
+        if verdict is not None or len(batch) == 1:
+            return Committed([verdict or FAILED] * len(batch), {}, {}, desk.sales)
+        half = len(batch) // 2
+        first, second = self._committed(batch[:half]), self._committed(batch[half:])
+        return Committed(
+            first.results + second.results, first.stock | second.stock, first.changed | second.changed, second.sales
+        )
+
+    def _rolled_back(self, error: Exception, size: int) -> Refused | None:
+        """Undoes the transaction. A refusal means that trying parts of it is of no use."""
+        if isinstance(error, sqlite3.Error) and is_fatal(error):
+            self._on_fatal(LedgerBroken(f"{error} ({getattr(error, 'sqlite_errorname', '?')})"))
+            return FAILED
+        self._desk.roll_back()
+        if isinstance(error, sqlite3.Error) and is_full(error):
+            log.error("disk full: nothing was changed", attempts=size)
+            return FULL
+        log.error("a batch failed and is tried in halves", size=size, exc_info=error)
+        return None
+
+    # The readers' threads.
+
+    def _read(self, db: sqlite3.Connection, batch: list[Item]) -> Deliver:
+        try:
+            db.execute("BEGIN")
+            results = self._answered(db, batch)
+        except Exception as error:
+            log.error("a read failed", size=len(batch), exc_info=error)
+            results = [FAILED] * len(batch)
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        return partial(self._deliver_read, batch, results)
+
+    def _answered(self, db: sqlite3.Connection, batch: list[Item]) -> list[Any]:
+        attempts = [item.attempt for item in batch if isinstance(item, Asked)]
+        refused = iter(self._refused(db, attempts) if attempts else ())
+        return [item.run(db) if isinstance(item, Job) else next(refused) for item in batch]
+
+    def _refused(self, db: sqlite3.Connection, attempts: list[Attempt]) -> list[Outcome | None]:
+        books, now_ms = rows.books_of_attempts(db, self._sales, attempts), self._clock.now_ms()
+        return [_certain(refuse_early(books, attempt, now_ms)) for attempt in attempts]
+
+    # The event loop.
+
+    def _deliver(self, batch: list[Item], committed: Committed) -> None:
+        self._sales = committed.sales
+        for sale_id, sale in committed.changed.items():
+            self._observer.sale_changed(sale_id, sale)
+        if committed.stock:
+            self._observer.stock_changed(list(committed.stock.values()))
+        for item, result in zip(batch, committed.results, strict=True):
+            item.answer(result)
+
+    def _deliver_read(self, batch: list[Item], results: list[Any]) -> None:
+        for item, result in zip(batch, results, strict=True):
+            if isinstance(item, Job):
+                item.answer(result)
+            elif result is None:
+                self.reserve(item.attempt, item.answer)
+            else:
+                if isinstance(result, Refused):
+                    self._lost[item.attempt.sale_id, result.refusal.code] += 1
+                item.answer(result)
+
+
+def _call(move: Callable[..., T], args: Any, kwargs: Any, desk: Desk) -> T:
+    return move(desk, *args, **kwargs)
+
+
+def _decided(desk: Desk, batch: Sequence[Item]) -> list[Any]:
+    moved: list[Any] = [item.run(desk) for item in batch if isinstance(item, Job)]
+    attempts = [item.attempt for item in batch if isinstance(item, Asked)]
+    if not attempts:
+        return moved
+    outcomes = moves.reserve(desk, attempts)
+    for attempt, outcome in zip(attempts, outcomes, strict=True):
+        if isinstance(outcome, Refused):
+            desk.refusals[attempt.sale_id, outcome.refusal.code] += 1
+    return moved + outcomes
+
+
+def _certain(outcome: Outcome | None) -> Outcome | None:
+    """A limit may be taken up by a reservation that has lapsed and is not swept yet: only the writer knows."""
+    limited = isinstance(outcome, Refused) and outcome.refusal is Refusal.LIMIT_EXCEEDED
+    return None if limited else outcome

@@ -1,0 +1,223 @@
+"""The writer's moves: each loads its rows, lets the rules of `core/` decide, and stores what they decided.
+
+They run inside the writer's transaction. The time is taken here, after the write lock.
+"""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from flashsale.backends.ids import IdMint
+from flashsale.backends.sqlite import rows
+from flashsale.backends.sqlite.rows import SQL, array
+from flashsale.core import exits, settlement, stock
+from flashsale.core.books import Books
+from flashsale.core.catalogue import (
+    CreateSale,
+    DeleteSale,
+    EditSale,
+    Restock,
+    SaleChange,
+    Shelf,
+    SwitchSale,
+    change_sale,
+)
+from flashsale.core.journal import Stock
+from flashsale.core.order import Order
+from flashsale.core.refusal import Refused
+from flashsale.core.reservation import Reservation
+from flashsale.core.sale import Sale
+from flashsale.core.settlement import Checkout, Opened
+from flashsale.core.stock import Attempt
+from flashsale.ports import Clock, Outcome, PaymentFact, PutOff, RefundFact
+
+LAPSED_MAX = 500
+"""Reservations released in one batch."""
+
+
+class Desk:
+    """What the writer works with, and what it will tell when the transaction has committed."""
+
+    def __init__(self, db: sqlite3.Connection, clock: Clock) -> None:
+        self.db = db
+        self.clock = clock
+        self.new_id = IdMint(clock.now_ms)
+        self.sales = rows.sales(db)
+        self.refusals: Counter[tuple[str, str]] = Counter()
+        self.stock: dict[tuple[str, str], Stock] = {}
+        self.changed_sales: dict[str, Sale | None] = {}
+        self.wrote = False
+
+    def begin(self) -> None:
+        self.db.execute(SQL["begin"])
+        self.stock, self.changed_sales, self.wrote = {}, {}, False
+
+    def commit(self) -> None:
+        if self.wrote and self.refusals:
+            self._write_refusals()
+        self.db.execute(SQL["commit"])
+
+    def roll_back(self) -> None:
+        if self.db.in_transaction:
+            self.db.execute(SQL["rollback"])
+        if self.changed_sales:
+            self.sales = rows.sales(self.db)
+        self.stock, self.changed_sales = {}, {}
+
+    def store(self, books: Books) -> None:
+        if not (books.journal or books.events or books.new_refunds or books.changed_payments or books.new_payments):
+            return
+        self.wrote = True
+        rows.store(self.db, books)
+        for line in books.touched_stock:
+            self.stock[line] = books.stock[line]
+
+    def _write_refusals(self) -> None:
+        counted = [(*key, times) for key, times in self.refusals.items()]
+        self.db.executemany(SQL["refusals"], counted)
+        self.refusals.clear()
+
+
+def reserve(desk: Desk, attempts: Sequence[Attempt]) -> list[Outcome]:
+    """Decides a batch of attempts, after giving back what has lapsed: a buyer's own, and what is on sale again."""
+    _expire(desk, attempts)
+    books = rows.books_of_attempts(desk.db, desk.sales, attempts)
+    outcomes = stock.reserve(books, attempts, desk.clock.now_ms(), desk.new_id)
+    desk.store(books)
+    return outcomes
+
+
+def _expire(desk: Desk, attempts: Sequence[Attempt] = ()) -> int:
+    now_ms = desk.clock.now_ms()
+    ids = [row[0] for row in desk.db.execute(SQL["lapsed_ids"], (now_ms, LAPSED_MAX))]
+    if len(ids) == LAPSED_MAX and attempts:
+        users = array({(attempt.user_id, attempt.sale_id) for attempt in attempts})
+        ids += [row[0] for row in desk.db.execute(SQL["lapsed_ids_of_users"], (users, now_ms))]
+    if not ids:
+        return 0
+    books = rows.books_of(desk.db, desk.sales, ids)
+    released = exits.expire(books, now_ms)
+    desk.store(books)
+    return released
+
+
+def expire(desk: Desk, refusals: Counter[tuple[str, str]]) -> int:
+    """One bounded batch; also the moment in which refusals counted since the last write are written."""
+    desk.refusals.update(refusals)
+    desk.wrote = desk.wrote or bool(desk.refusals)
+    return _expire(desk)
+
+
+def release(desk: Desk, reservation_id: str, user_id: str | None) -> Reservation | Refused:
+    books = rows.books_of(desk.db, desk.sales, [reservation_id])
+    outcome = exits.release(books, reservation_id, user_id, desk.clock.now_ms())
+    desk.store(books)
+    return outcome
+
+
+def open_order(desk: Desk, checkout: Checkout) -> Opened | Refused:
+    books = rows.books_of(desk.db, desk.sales, checkout.reservation_ids)
+    rows.add_claims(desk.db, books, checkout.provider, checkout.transaction_id)
+    outcome = settlement.open_order(books, checkout, desk.clock.now_ms(), desk.new_id)
+    desk.store(books)
+    return outcome
+
+
+def settle(desk: Desk, fact: PaymentFact | RefundFact | PutOff) -> Opened | None:
+    match fact:
+        case PaymentFact():
+            return _settle_payment(desk, fact)
+        case RefundFact():
+            _settle_refund(desk, fact)
+        case PutOff():
+            _put_off(desk, fact)
+    return None
+
+
+def _settle_payment(desk: Desk, fact: PaymentFact) -> Opened:
+    (order_id,) = desk.db.execute(SQL["order_of_payment"], (fact.payment_id,)).fetchone()
+    books = rows.books_of(desk.db, desk.sales, order_ids=[order_id])
+    now_ms = desk.clock.now_ms()
+    opened = settlement.settle(books, fact.payment_id, fact.transaction, now_ms, desk.new_id, fact.lease_ms)
+    desk.store(books)
+    return opened
+
+
+def _settle_refund(desk: Desk, fact: RefundFact) -> None:
+    (order_id,) = desk.db.execute(SQL["order_of_refund"], (fact.refund_id,)).fetchone()
+    books = rows.books_of(desk.db, desk.sales, order_ids=[order_id])
+    settlement.refunded(books, fact.refund_id, desk.clock.now_ms())
+    desk.store(books)
+
+
+def _put_off(desk: Desk, step: PutOff) -> None:
+    desk.wrote = True
+    until_ms = desk.clock.now_ms() + step.delay_ms
+    if step.payment_id is not None:
+        desk.db.execute(SQL["put_off_payment"], (step.payment_id, until_ms))
+    if step.refund_id is not None:
+        desk.db.execute(SQL["put_off_refund"], (step.refund_id, until_ms))
+
+
+def cancel_order(desk: Desk, order_id: str, user_id: str | None, reason: str) -> Order | Refused:
+    books = rows.books_of(desk.db, desk.sales, order_ids=[order_id])
+    outcome = settlement.cancel_order(books, order_id, user_id, reason, desk.clock.now_ms(), desk.new_id)
+    desk.store(books)
+    return outcome
+
+
+def alter_sale(desk: Desk, change: SaleChange) -> Sale | None | Refused:
+    now_ms = desk.clock.now_ms()
+    sale_id = change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
+    stock_rows = {row[1]: Stock(*row) for row in desk.db.execute(SQL["stock_of_sale"], (sale_id,))}
+    (used,) = desk.db.execute(SQL["sale_is_used"], (sale_id,)).fetchone()
+    changed = change_sale(Shelf(desk.sales, stock_rows, bool(used)), change, now_ms)
+    if isinstance(changed, Refused) or changed.nothing:
+        return changed if isinstance(changed, Refused) else changed.sale
+    desk.wrote = True
+    _put_sale(desk, sale_id, changed.sale)
+    _put_stock(desk, sale_id, changed.sale, stock_rows)
+    rows.write(desk.db, "journal", changed.movements)
+    _audit(desk, change, sale_id, now_ms)
+    return changed.sale
+
+
+def _put_sale(desk: Desk, sale_id: str, sale: Sale | None) -> None:
+    desk.changed_sales[sale_id] = sale
+    kept = {other_id: other for other_id, other in desk.sales.items() if other_id != sale_id}
+    if sale is None:
+        desk.db.execute(SQL["delete_stock"], (sale_id, None))
+        desk.db.execute(SQL["delete_sale"], (sale_id,))
+        desk.sales = kept
+        return
+    terms = msgspec.json.encode(sale).decode()
+    desk.db.execute(SQL["put_sale"], (sale_id, terms, sale.version, sale.created_at_ms))
+    desk.sales = kept | {sale_id: sale}
+
+
+def _put_stock(desk: Desk, sale_id: str, sale: Sale | None, stock_rows: dict[str, Stock]) -> None:
+    if sale is None:
+        return
+    for sku_id, row in stock_rows.items():
+        if sale.product(sku_id) is None:
+            desk.db.execute(SQL["delete_stock"], (sale_id, sku_id))
+            continue
+        desk.db.execute(SQL["opened_stock"], (sale_id, sku_id))
+        desk.db.execute(SQL["changed_stock"], (sale_id, sku_id, row.total, row.held, row.sold, row.sku_seq))
+        desk.stock[sale_id, sku_id] = row
+
+
+AUDITED: dict[type[SaleChange], str] = {
+    CreateSale: "sale.create",
+    EditSale: "sale.edit",
+    SwitchSale: "sale.switch",
+    DeleteSale: "sale.delete",
+    Restock: "stock.restock",
+}
+
+
+def _audit(desk: Desk, change: SaleChange, sale_id: str, now_ms: int) -> None:
+    details = msgspec.json.encode(change).decode()
+    desk.db.execute(SQL["audit"], (now_ms, change.actor, AUDITED[type(change)], sale_id, details))

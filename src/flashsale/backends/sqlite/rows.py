@@ -1,0 +1,174 @@
+"""Between rows and books: loads what a transaction needs, stores what was decided on it."""
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from flashsale.backends.queries import load_queries
+from flashsale.core.books import Books
+from flashsale.core.event import Event
+from flashsale.core.journal import Stock
+from flashsale.core.order import Order
+from flashsale.core.payment import Payment, Refund
+from flashsale.core.reservation import Reservation
+from flashsale.core.sale import Sale
+from flashsale.core.stock import Attempt
+
+Row = tuple[Any, ...]
+ROWS_A_STATEMENT = (64, 8, 1)
+
+SQL = load_queries("sqlite/decide.sql")
+
+_sale = msgspec.json.Decoder(Sale)
+_encode = msgspec.json.Encoder().encode
+
+
+class RowChanged(Exception):
+    """A row was not in the state it had been loaded in: the compare-and-set of a transaction failed."""
+
+
+def array(values: Iterable[object]) -> str:
+    """A list as the JSON text that `json_each` takes apart."""
+    return _encode(list(values)).decode()
+
+
+def reservation(row: Row) -> Reservation:
+    return msgspec.convert(row, Reservation)
+
+
+def order(row: Row) -> Order:
+    return msgspec.convert((*row[:5], msgspec.json.decode(row[5]), *row[6:]), Order)
+
+
+def payment(row: Row) -> Payment:
+    return msgspec.convert(row, Payment)
+
+
+def refund(row: Row) -> Refund:
+    return msgspec.convert(row, Refund, strict=False)
+
+
+def sales(db: sqlite3.Connection) -> dict[str, Sale]:
+    found = (_sale.decode(terms) for (terms,) in db.execute(SQL["sales"]))
+    return {sale.sale_id: sale for sale in found}
+
+
+def books_of_attempts(db: sqlite3.Connection, sales: Mapping[str, Sale], attempts: Sequence[Attempt]) -> Books:
+    """What deciding a batch of attempts needs: stock, limits, and earlier reservations of the same keys."""
+    books = Books(sales)
+    asked = array((a.user_id, a.sale_id, item.sku_id, a.key) for a in attempts for item in a.items)
+    lines = array({(a.sale_id, item.sku_id) for a in attempts for item in a.items})
+    for row in db.execute(SQL["stock"], (lines,)):
+        books.stock[row[0], row[1]] = Stock(*row)
+    _claims(db, books, asked)
+    for row in db.execute(SQL["requests"], (asked,)):
+        found = reservation(row)
+        books.requests.setdefault((found.user_id, found.sale_id, row[11]), []).append(found)
+    return books
+
+
+def books_of(
+    db: sqlite3.Connection,
+    sales: Mapping[str, Sale],
+    reservation_ids: Iterable[str] = (),
+    order_ids: Iterable[str] = (),
+) -> Books:
+    """What moving reservations and orders needs: both, with everything that hangs on them."""
+    books = Books(sales)
+    _reservations(db, books, reservation_ids)
+    _orders(db, books, {*order_ids, *(each.order_id for each in books.reservations.values() if each.order_id)})
+    _reservations(db, books, (line.reservation_id for each in books.orders.values() for line in each.lines))
+    everything = books.reservations.values()
+    for row in db.execute(SQL["stock"], (array({(each.sale_id, each.sku_id) for each in everything}),)):
+        books.stock[row[0], row[1]] = Stock(*row)
+    _claims(db, books, array({(each.user_id, each.sale_id) for each in everything}))
+    return books
+
+
+def _claims(db: sqlite3.Connection, books: Books, users: str) -> None:
+    for user_id, sale_id, sku_id, quantity in db.execute(SQL["claims"], (users,)):
+        books.claims[user_id, sale_id, sku_id] = quantity
+
+
+def _reservations(db: sqlite3.Connection, books: Books, ids: Iterable[str]) -> None:
+    missing = [each for each in ids if each not in books.reservations]
+    if missing:
+        for row in db.execute(SQL["reservations"], (array(missing),)):
+            books.reservations[row[0]] = reservation(row)
+
+
+def _orders(db: sqlite3.Connection, books: Books, ids: set[str]) -> None:
+    if not ids:
+        return
+    wanted = array(ids)
+    books.orders.update((row[0], order(row)) for row in db.execute(SQL["orders"], (wanted,)))
+    books.payments.update((row[0], payment(row)) for row in db.execute(SQL["payments_of_orders"], (wanted,)))
+    books.refunds.update((row[0], refund(row)) for row in db.execute(SQL["refunds_of_orders"], (wanted,)))
+
+
+def add_claims(db: sqlite3.Connection, books: Books, provider: str, transaction_id: str) -> None:
+    """The payment that holds a transaction already, if there is one."""
+    for row in db.execute(SQL["payment_claims"], (provider, transaction_id)):
+        books.payments.setdefault(row[0], payment(row))
+
+
+def store(db: sqlite3.Connection, books: Books) -> None:
+    """Writes everything that was decided. Raises RowChanged when a row is not what it was when loaded."""
+    write(db, "new_reservations", [msgspec.structs.astuple(each) for each in books.new_reservations])
+    _store_changed(db, books)
+    write(db, "journal", books.journal)
+    for line in sorted(books.touched_stock):
+        stock = books.stock[line]
+        db.execute(SQL["changed_stock"], (*line, stock.total, stock.held, stock.sold, stock.sku_seq))
+    _store_orders(db, books)
+    write(db, "outbox", [_event(each) for each in books.events])
+
+
+def write(db: sqlite3.Connection, name: str, values: Sequence[Row]) -> None:
+    """Inserts rows, many to a statement: measured at a third of the cost of json_each for 14 columns."""
+    at, statement = 0, SQL[name]
+    for size in ROWS_A_STATEMENT:
+        many = _repeated(statement, size)
+        while len(values) - at >= size:
+            db.execute(many, tuple(chain.from_iterable(values[at : at + size])))
+            at += size
+
+
+@cache
+def _repeated(statement: str, times: int) -> str:
+    """An INSERT of one row as an INSERT of many."""
+    head, _, row = statement.partition("VALUES ")
+    return f"{head}VALUES {', '.join([row] * times)}"
+
+
+def _event(event: Event) -> Row:
+    return (*msgspec.structs.astuple(event)[:-1], _encode(event.body).decode())
+
+
+def _store_changed(db: sqlite3.Connection, books: Books) -> None:
+    fresh = {each.reservation_id for each in books.new_reservations} if books.changed_reservations else ()
+    for reservation_id, before in books.changed_reservations.items():
+        if reservation_id in fresh:
+            continue
+        row = books.reservations[reservation_id]
+        values = (reservation_id, before, row.status, row.order_id, row.returned_quantity)
+        if db.execute(SQL["changed_reservation"], values).rowcount != 1:
+            raise RowChanged(f"reservation {reservation_id} is no longer {before}")
+
+
+def _store_orders(db: sqlite3.Connection, books: Books) -> None:
+    orders = {each.order_id: each for each in books.new_orders} | books.changed_orders
+    for each in orders.values():
+        lines = _encode(each.lines).decode()
+        db.execute(SQL["order"], (
+            each.order_id, each.user_id, each.sale_id, each.status, each.currency, lines, each.payment_method,
+            each.shipping_address, each.created_at_ms, each.sequence, each.reason, each.transaction_id, each.total_minor,
+        ))  # fmt: skip
+    payments = {each.payment_id: each for each in books.new_payments} | books.changed_payments
+    db.executemany(SQL["payment"], [msgspec.structs.astuple(each) for each in payments.values()])
+    refunds = {each.refund_id: each for each in books.new_refunds} | books.changed_refunds
+    db.executemany(SQL["refund"], [msgspec.structs.astuple(each) for each in refunds.values()])
