@@ -46,7 +46,7 @@ def layout(answer: Answer) -> list[Header]:
     """The headers of an answer in their order on the wire; the server puts `date` before them."""
     if answer.status == 204:
         return list(answer.headers)
-    return [(b"content-type", b"application/json"), *answer.headers, (b"content-length", b"%d" % len(answer.body))]
+    return [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer.body)), *answer.headers]
 
 
 # Rendering
