@@ -142,7 +142,7 @@ class Engine:
         self.worker.wake()
         return order
 
-    async def change_sale(self, change: SaleChange) -> Sale | None | Refused:
+    async def change_sale(self, change: SaleChange) -> Sale | Refused | None:
         """Creates, edits, switches, restocks or deletes a sale; audited. None: it has been deleted."""
         return await self.ledger.change_sale(change)
 

@@ -205,7 +205,7 @@ class Ledger(Protocol):
 
     async def cancel_order(self, order_id: str, user_id: str | None, reason: str) -> Order | Refused: ...
 
-    async def change_sale(self, change: SaleChange) -> Sale | None | Refused:
+    async def change_sale(self, change: SaleChange) -> Sale | Refused | None:
         """An operator's change, with its audit row. None: the sale has been deleted."""
 
     async def find(self, query: Query[T]) -> T: ...

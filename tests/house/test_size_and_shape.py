@@ -10,7 +10,11 @@ LINES_OF_A_FUNCTION = 50
 LINES_OF_A_FILE = 400
 
 # "file function": why everything is swallowed there. Each one must turn the error into a report or a refusal.
-MAY_SWALLOW_EVERYTHING: dict[str, str] = {}
+MAY_SWALLOW_EVERYTHING: dict[str, str] = {
+    "src/flashsale/worker.py _every": "a loop's outermost step: logged, and repeated at the next tick",
+    "src/flashsale/backends/sqlite/ledger.py SqliteLedger._committed": "the writer's outermost step: rolled back, tried in halves",
+    "src/flashsale/backends/sqlite/ledger.py SqliteLedger._read": "a reader's outermost step: its askers are told 503",
+}
 
 
 def test_no_function_is_longer_than_50_lines():

@@ -182,7 +182,7 @@ class SqliteLedger:
     async def cancel_order(self, order_id: str, user_id: str | None, reason: str) -> Order | Refused:
         return await self._move(moves.cancel_order, order_id, user_id, reason)
 
-    async def change_sale(self, change: SaleChange) -> Sale | None | Refused:
+    async def change_sale(self, change: SaleChange) -> Sale | Refused | None:
         return await self._move(moves.alter_sale, change)
 
     async def find(self, query: Query[T]) -> T:

@@ -168,7 +168,7 @@ def cancel_order(desk: Desk, order_id: str, user_id: str | None, reason: str) ->
     return outcome
 
 
-def alter_sale(desk: Desk, change: SaleChange) -> Sale | None | Refused:
+def alter_sale(desk: Desk, change: SaleChange) -> Sale | Refused | None:
     now_ms = desk.clock.now_ms()
     sale_id = change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
     stock_rows = {row[1]: Stock(*row) for row in desk.db.execute(SQL["stock_of_sale"], (sale_id,))}

@@ -166,7 +166,8 @@ def _store_orders(db: sqlite3.Connection, books: Books) -> None:
         lines = _encode(each.lines).decode()
         db.execute(SQL["order"], (
             each.order_id, each.user_id, each.sale_id, each.status, each.currency, lines, each.payment_method,
-            each.shipping_address, each.created_at_ms, each.sequence, each.reason, each.transaction_id, each.total_minor,
+            each.shipping_address, each.created_at_ms, each.sequence, each.reason, each.transaction_id,
+            each.total_minor,
         ))  # fmt: skip
     payments = {each.payment_id: each for each in books.new_payments} | books.changed_payments
     db.executemany(SQL["payment"], [msgspec.structs.astuple(each) for each in payments.values()])
