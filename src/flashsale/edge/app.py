@@ -1,19 +1,21 @@
-"""The ordinary HTTP lane: every route of the API on Litestar, each answered by its handler.
+"""The ordinary HTTP lane: every route of the API, each answered by its handler.
 
 Litestar routes and nothing else: bodies are read strictly by `wire`, answers leave as their handlers made them,
-with the same headers in the same order as the fast lane's. Everything that goes wrong, in a handler or in the
-framework, becomes an error of API.md here.
+with the same headers in the same order as the fast lane's. Each path is a plain ASGI route, because Litestar's
+handlers cost a third of the speed. Everything that goes wrong, in a handler or in the framework, becomes
+an error of API.md here.
 """
 
 import hmac
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
 import structlog
 from litestar import HttpMethod, Litestar, Request
 from litestar.datastructures import State
-from litestar.exceptions import HTTPException
-from litestar.handlers import HTTPRouteHandler
+from litestar.exceptions import HTTPException, MethodNotAllowedException
+from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.response import Response
 from litestar.types import ASGIApp, HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
@@ -34,10 +36,19 @@ from flashsale.edge.call import (
 )
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.openapi import document
+from flashsale.edge.wire import Answer
 from flashsale.engine import Engine
 from flashsale.ports import LedgerUnavailable
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
+Methods: TypeAlias = dict[str, Call]
+
+AWAY = Refused(Refusal.UNAVAILABLE, "The ledger cannot take this now: try again", {"retryAfterSeconds": 1})
+BROKEN = Refused(Refusal.UNAVAILABLE, "Something is wrong here, and has been logged")
+NO_TOKEN = Refused(
+    Refusal.UNAUTHENTICATED, "This route needs the operators' token, in the header `Authorization: Bearer TOKEN`"
+)
+
 log = structlog.get_logger("flashsale.edge")
 
 
@@ -59,23 +70,46 @@ def create_app(
     pages.document = document(calls)
     desk = _Desk(engine, token.encode())
     return Litestar(
-        route_handlers=[_route(call, desk) for call in calls],
+        route_handlers=[_route(path, methods, desk) for path, methods in _by_path(calls).items()],
         state=state,
         exception_handlers={HTTPException: desk.framework_refused, Exception: desk.failed},
         openapi_config=None,
         logging_config=None,
-        response_cache_config=None,
         opt={"calls": calls},
     )
 
 
-def _route(call: Call, desk: "_Desk") -> HTTPRouteHandler:
-    async def endpoint(request: AnyRequest) -> ASGIApp:
-        return await desk.answer(call, request.scope, request.receive)
+def _by_path(calls: list[Call]) -> dict[str, Methods]:
+    paths: defaultdict[str, Methods] = defaultdict(dict)
+    for call in calls:
+        paths[call.path][call.method] = call
+        if call.method == "GET":
+            paths[call.path]["HEAD"] = call
+    return paths
 
-    path = call.path.replace("}", ":str}")
-    methods = [HttpMethod.GET, HttpMethod.HEAD] if call.method == "GET" else [HttpMethod(call.method)]
-    return HTTPRouteHandler(path, http_method=methods, status_code=200, include_in_schema=False)(endpoint)
+
+def _route(path: str, methods: Methods, desk: "_Desk") -> ASGIRouteHandler | HTTPRouteHandler:
+    allowed = sorted([*methods, "OPTIONS"])
+
+    async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"]  # type: ignore[typeddict-item]  # no websocket gets here
+        if method not in allowed:
+            raise MethodNotAllowedException(headers={"allow": ", ".join(allowed)})
+        if method == "OPTIONS":
+            reply: Answer | Page | None = Answer(204, b"", ((b"allow", ", ".join(allowed).encode()),))
+        else:
+            reply = await desk.answer(methods[method], scope, receive)
+        if reply is not None:
+            await _send(reply, scope, send)
+
+    async def found() -> ASGIApp:
+        return endpoint
+
+    if "{" not in path:
+        return ASGIRouteHandler(path, copy_scope=False)(endpoint)
+    # Litestar 2 loses the parameters of an ASGI route.
+    path = path.replace("}", ":str}")
+    return HTTPRouteHandler(path, http_method=[HttpMethod(method) for method in allowed], status_code=200)(found)
 
 
 class _Desk:
@@ -85,94 +119,84 @@ class _Desk:
         self._now_ms = engine.clock.now_ms
         self._token = token
 
-    async def answer(self, call: Call, scope: Scope, receive: Receive) -> "_Sent":
+    async def answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | None:
+        """The answer of a route; None when its client has gone."""
         body_max = OPERATOR_BODY_MAX if call.audience is Audience.OPERATORS else BUYER_BODY_MAX
         ask = Ask(scope, receive, body_max)
         try:
             if call.audience is Audience.OPERATORS and not self._is_operator(ask):
-                return _Sent(self._unauthenticated(ask))
-            return _Sent(self._shown(await call.handle(ask), ask.path))
+                return self._error(scope, NO_TOKEN, 401, headers=((b"www-authenticate", b"Bearer"),))
+            return self._shown(scope, await call.handle(ask))
         except Refusing as refusing:
-            return _Sent(wire.error(refusing.refused, ask.path, self._now_ms(), refusing.status, refusing.title))
+            return self._error(scope, refusing.refused, refusing.status, refusing.title)
         except LedgerUnavailable:
-            return _Sent(self._shown(AWAY, ask.path))
+            return self._shown(scope, AWAY)
         except TooLarge:
-            return _Sent(wire.error(too_large(body_max), ask.path, self._now_ms(), 413, "Content Too Large"))
+            refused = invalid("body", f"is larger than {body_max} bytes")
+            return self._error(scope, refused, 413, "Content Too Large")
         except Vanished:
-            return _Sent(None)
+            return None
 
-    def _shown(self, reply: Reply, path: str) -> wire.Answer | Page:
-        return wire.refusal(reply, path, self._now_ms()) if isinstance(reply, Refused) else reply
+    def framework_refused(self, request: AnyRequest, trouble: HTTPException) -> Response[Any]:
+        """An unknown path, a method that a path does not have, a malformed host."""
+        scope, status = request.scope, trouble.status_code
+        if status == 404:
+            return _litestars(self._error(scope, Refused(Refusal.NOT_FOUND, "No such path"), status))
+        if status == 405:
+            allowed = ", ".join(sorted((trouble.headers or {})["allow"].split(", ")))
+            refused, headers = invalid("method", f"must be one of {allowed}"), ((b"allow", allowed.encode()),)
+            return _litestars(self._error(scope, refused, status, "Method Not Allowed", headers))
+        return _litestars(self._error(scope, invalid("request", trouble.detail), status))
+
+    def failed(self, request: AnyRequest, trouble: Exception) -> Response[Any]:
+        """A defect of ours. The client learns no more than that."""
+        log.error("request failed", method=request.method, path=path_of(request.scope), exc_info=trouble)
+        return _litestars(self._error(request.scope, BROKEN, 500, "Internal Server Error"))
 
     def _is_operator(self, ask: Ask) -> bool:
         scheme, _, token = (ask.header(b"authorization") or b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
 
-    def _unauthenticated(self, ask: Ask) -> wire.Answer:
-        message = "This route needs the operators' token: Authorization: Bearer TOKEN"
-        answer = self._shown(Refused(Refusal.UNAUTHENTICATED, message), ask.path)
-        return wire.Answer(answer.status, answer.body, ((b"www-authenticate", b"Bearer"),))
+    def _shown(self, scope: Scope, reply: Reply) -> Answer | Page:
+        return wire.refusal(reply, path_of(scope), self._now_ms()) if isinstance(reply, Refused) else reply
 
-    def framework_refused(self, request: AnyRequest, trouble: HTTPException) -> Response[Any]:
-        """What Litestar refuses by itself: an unknown path, a method that is not allowed, a malformed head."""
-        refused, title, headers = _in_our_words(request, trouble)
-        path = path_of(request.scope)
-        return _sent(wire.error(refused, path, self._now_ms(), trouble.status_code, title, headers))
-
-    def failed(self, request: AnyRequest, trouble: Exception) -> Response[Any]:
-        """A defect of ours. The client learns no more than that."""
-        path = path_of(request.scope)
-        log.error("request failed", method=request.method, path=path, exc_info=trouble)
-        refused = Refused(Refusal.UNAVAILABLE, "Something is wrong here, and has been logged")
-        return _sent(wire.error(refused, path, self._now_ms(), 500, "Internal Server Error"))
+    def _error(
+        self, scope: Scope, refused: Refused, status: int, title: str = "", headers: tuple[wire.Header, ...] = ()
+    ) -> Answer:
+        title = title or refused.refusal.title
+        return wire.error(refused, path_of(scope), self._now_ms(), status, title, headers)
 
 
-AWAY = Refused(Refusal.UNAVAILABLE, "The ledger cannot take this now: try again", {"retryAfterSeconds": 1})
+async def _send(reply: Answer | Page, scope: Scope, send: Send) -> None:
+    start: HTTPResponseStartEvent = {
+        "type": "http.response.start",
+        "status": reply.status,
+        "headers": _headers(reply),
+    }
+    await send(start)
+    body = reply.body if scope["method"] != "HEAD" else b""  # type: ignore[typeddict-item]
+    end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
+    await send(end)
 
 
-def too_large(most: int) -> Refused:
-    return invalid("body", f"is larger than {most} bytes")
-
-
-def _in_our_words(request: AnyRequest, trouble: HTTPException) -> tuple[Refused, str, tuple[wire.Header, ...]]:
-    if trouble.status_code == 404:
-        return Refused(Refusal.NOT_FOUND, "No such path"), "Not Found", ()
-    if trouble.status_code == 405:
-        allowed = ", ".join(sorted((trouble.headers or {})["allow"].split(", ")))
-        refused = invalid("method", f"must be one of {allowed}")
-        return refused, "Method Not Allowed", ((b"allow", allowed.encode()),)
-    return invalid("request", trouble.detail), "Bad Request", ()
-
-
-class _Sent:
-    """An answer as an ASGI application; None: nobody is there to hear it."""
-
-    __slots__ = ("_reply",)
-
-    def __init__(self, reply: wire.Answer | Page | None) -> None:
-        self._reply = reply
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._reply is None:
-            return
-        body = self._reply.body if scope.get("method") != "HEAD" else b""
-        start: HTTPResponseStartEvent = {
-            "type": "http.response.start", "status": self._reply.status, "headers": _headers(self._reply),
-        }  # fmt: skip
-        await send(start)
-        end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
-        await send(end)
-
-    def to_asgi_response(self, **_: object) -> "_Sent":
-        """What Litestar asks of the result of an exception handler."""
-        return self
-
-
-def _sent(answer: wire.Answer) -> Response[Any]:
-    return cast(Response[Any], _Sent(answer))
-
-
-def _headers(reply: wire.Answer | Page) -> list[wire.Header]:
-    if isinstance(reply, wire.Answer):
+def _headers(reply: Answer | Page) -> list[wire.Header]:
+    if isinstance(reply, Answer):
         return wire.layout(reply)
     return [(b"content-type", reply.content_type), *reply.headers, (b"content-length", b"%d" % len(reply.body))]
+
+
+class _Told:
+    """An answer in the form that Litestar wants of its exception handlers."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    def to_asgi_response(self, **_: object) -> "_Told":
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _send(self._answer, scope, send)
+
+
+def _litestars(answer: Answer) -> Response[Any]:
+    return cast(Response[Any], _Told(answer))
