@@ -12,7 +12,17 @@ from typing import NamedTuple, Protocol, TypeVar
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.reservation import Reservation
 from flashsale.core.stock import Granted
-from flashsale.edge.wire import ECHO_MAX, Answer, availability, granted, is_user, parse_reserve, refusal, reservation
+from flashsale.edge.wire import (
+    ECHO_MAX,
+    USER_FORM,
+    Answer,
+    availability,
+    granted,
+    is_user,
+    parse_reserve,
+    refusal,
+    reservation,
+)
 from flashsale.flow.storefront import Offer, Storefront
 from flashsale.ports import Clock, FindReservations, LedgerUnavailable, Outcome, Query, Reply
 
@@ -66,7 +76,8 @@ class HotRoutes:
         if isinstance(call, Refused):
             send(refusal(call, path, self._now_ms()))
         else:
-            self._reserve_soon(*call, partial(self._decided, path, send))
+            reply = partial(self._decided, path, send)
+            self._reserve_soon(call.user_id, call.sku_id, call.quantity, call.key, reply)
 
     def _decided(self, path: str, send: Send, outcome: Outcome) -> None:
         send(granted(outcome) if isinstance(outcome, Granted) else refusal(outcome, path, self._now_ms()))
@@ -89,8 +100,7 @@ class HotRoutes:
         """GET /reservations/{id}. What is asked in one turn of the event loop is one question to the ledger."""
         user_id = user_header.decode("latin-1") if user_header is not None else None
         if user_id is not None and not is_user(user_id):
-            message = "must be 1 to 128 letters, digits or any of '_.@:-'"
-            send(refusal(invalid("userId", message), path, self._now_ms()))
+            send(refusal(invalid("userId", USER_FORM), path, self._now_ms()))
             return
         if not self._questions:
             asyncio.get_running_loop().call_soon(self._ask)

@@ -10,7 +10,7 @@ import json
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -30,11 +30,13 @@ is_sku = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
 is_user = re.compile(r"[A-Za-z0-9_.@:-]{1,128}").fullmatch
 is_key = re.compile(r"[ -~]{1,255}").fullmatch
 
+USER_FORM = "must be 1 to 128 letters, digits or any of '_.@:-'"
+
 T = TypeVar("T")
 Header = tuple[bytes, bytes]
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """An answer of the API. The content type is JSON; the body of a 204 is empty."""
 
     status: int
@@ -117,18 +119,24 @@ def error(
     refused: Refused, path: str, now_ms: int, status: int, title: str, headers: tuple[Header, ...] = ()
 ) -> Answer:
     """The error object under another status than the refusal's own (413, 405, ...)."""
-    seconds = refused.details.get("retryAfterSeconds")
-    if seconds is not None or status in (429, 503):
-        headers = (*headers, (b"retry-after", b"%d" % max(1, seconds or 1)))
-    details = _details(refused.details)
-    shown = _Error(timestamp(now_ms), status, title, refused.refusal.name, refused.message, path, details)
-    return Answer(status, _encode(shown), headers)
+    details = refused.details
+    if status in _COME_BACK or "retryAfterSeconds" in details:
+        headers = (*headers, (b"retry-after", b"%d" % max(1, details.get("retryAfterSeconds") or 1)))
+    if "Seconds" in (names := "".join(details)) or "AtMs" in names:
+        details = _details(details)
+    code = refused.refusal._name_  # `name` is a slow property
+    return Answer(
+        status, _encode(_Error(timestamp(now_ms), status, title, code, refused.message, path, details)), headers
+    )
 
 
 def refusal(refused: Refused, path: str, now_ms: int) -> Answer:
     """The answer to a refused request. `path` is that of the request, without its query."""
-    status, title = refused.refusal.value
-    return error(refused, path, now_ms, status, title)
+    return error(refused, path, now_ms, refused.refusal.status, refused.refusal.title)
+
+
+_COME_BACK = (429, 503)
+"""What always says when to try again."""
 
 
 def _details(details: dict[str, Any]) -> dict[str, Any]:
@@ -147,15 +155,16 @@ def reservation(held: Reservation, now_ms: int) -> bytes:
 
 
 def _shown(held: Reservation, now_ms: int) -> _Reservation:
-    status = status_at(held, now_ms)
+    status, expires_at_ms = status_at(held, now_ms), held.expires_at_ms
     return _Reservation(
         held.reservation_id, held.user_id, held.sku_id, held.quantity, status,
         price(held.unit_price_minor, held.currency), held.currency,
-        _second(held.expires_at_ms // 1000), _second(held.created_at_ms // 1000),
-        (held.expires_at_ms - now_ms + 999) // 1000 if status is Status.RESERVED else 0,
+        _second(expires_at_ms // 1000), _second(held.created_at_ms // 1000),
+        (expires_at_ms - now_ms + 999) // 1000 if status is _RESERVED else 0,
     )  # fmt: skip
 
 
+_RESERVED = Status.RESERVED
 _REPLAY: tuple[Header, ...] = ((b"idempotent-replay", b"true"),)
 
 
@@ -190,7 +199,7 @@ def availability(offer: Offer, now_ms: int) -> bytes:
 # Reading
 
 
-class ReserveCall(NamedTuple):
+class ReserveCall(msgspec.Struct, frozen=True, gc=False):
     """A request for units of one product, in good form."""
 
     user_id: str
@@ -209,7 +218,6 @@ class _Wish(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename="camel"
 
 
 _wish = msgspec.json.Decoder(_Wish).decode
-_QUOTES: dict[object, int] = {UNSET: 0, None: 2}
 
 
 def parse_reserve(body: bytes, idempotency_key: bytes | None, user_header: bytes | None) -> ReserveCall | Refused:
@@ -220,55 +228,57 @@ def parse_reserve(body: bytes, idempotency_key: bytes | None, user_header: bytes
         return _malformed(trouble)
     sku, quantity, user, key = wish.sku_id, wish.quantity, wish.user_id, wish.request_key
     # Each key has two quotes, and so has each string. More than that: a key given twice, or an escaped quote.
-    quotes = 4 + _QUOTES.get(user, 4) + _QUOTES.get(key, 4)
+    quotes = 4
     if quantity is UNSET:
         quantity = 1
     else:
         quotes += 2
+    if user is UNSET:
+        user = None
+    else:
+        quotes += 2 if user is None else 4
+    if key is UNSET:
+        key = None
+    else:
+        quotes += 2 if key is None else 4
     if body.count(b'"') != quotes and (twice := _duplicate(body)):
         return twice
-    user, clash = _agreed(user, user_header, "userId", "X-User-ID")
-    key, clash2 = _agreed(key, idempotency_key, "requestKey", "Idempotency-Key")
-    if clash or clash2:
-        return invalid_fields([each for each in (clash, clash2) if each])
+    said_user = user if user_header is None else user_header.decode("latin-1")
+    said_key = key if idempotency_key is None else idempotency_key.decode("latin-1")
     if (
-        is_sku(sku)
+        said_user is not None
+        and is_user(said_user)
+        and is_sku(sku)
         and 1 <= quantity <= QUANTITY_MAX
-        and user is not None
-        and is_user(user)
-        and (key is None or is_key(key))
+        and (said_key is None or is_key(said_key))
+        and (user is None or user == said_user)
+        and (key is None or key == said_key)
     ):
-        return ReserveCall(user, sku, quantity, key)
-    return invalid_fields(_faults(sku, quantity, user, key))
+        return ReserveCall(said_user, sku, quantity, said_key)
+    return invalid_fields(_faults(sku, quantity, (user, said_user), (key, said_key)))
 
 
 Fault = tuple[str, str]
 """`(field, message)`"""
+Said = tuple[str | None, str | None]
+"""What the body says, and what counts: the header's word, if there is one."""
 
 
-def _agreed(
-    given: str | UnsetType | None, header: bytes | None, field: str, header_name: str
-) -> tuple[str | None, Fault | None]:
-    """What body and header say together; a fault if they contradict each other."""
-    if header is None:
-        return (None if given is UNSET else given), None
-    said = header.decode("latin-1")
-    if given is UNSET or given is None or given == said:
-        return said, None
-    return None, (field, f"differs from header {header_name}")
-
-
-def _faults(sku: str, quantity: int, user: str | None, key: str | None) -> list[Fault]:
+def _faults(sku: str, quantity: int, user: Said, key: Said) -> list[Fault]:
     faults = []
     if not is_sku(sku):
         faults.append(("skuId", "must be 1 to 64 letters, digits, '_' or '-'"))
     if not 1 <= quantity <= QUANTITY_MAX:
         faults.append(("quantity", f"must be from 1 to {QUANTITY_MAX}"))
-    if user is None:
+    if user[1] is None:
         faults.append(("userId", "is required, here or in header X-User-ID"))
-    elif not is_user(user):
-        faults.append(("userId", "must be 1 to 128 letters, digits or any of '_.@:-'"))
-    if key is not None and not is_key(key):
+    elif user[0] not in (None, user[1]):
+        faults.append(("userId", "differs from header X-User-ID"))
+    elif not is_user(user[1]):
+        faults.append(("userId", USER_FORM))
+    if key[0] not in (None, key[1]):
+        faults.append(("requestKey", "differs from header Idempotency-Key"))
+    elif key[1] is not None and not is_key(key[1]):
         faults.append(("requestKey", "must be 1 to 255 printable ASCII characters"))
     return faults
 
