@@ -5,6 +5,7 @@
 Uses a data directory of its own that is gone afterwards. A program that sells keeps its directory: whatever
 was promised is in it, and only one process at a time may have it open.
 """
+# ruff: noqa: T201 (an example prints)
 
 import asyncio
 import tempfile
@@ -29,7 +30,8 @@ async def sell(engine: Engine) -> None:
     outcome = await engine.reserve("ada", "PHONE", quantity=1, key="ada-1")
     match outcome:
         case Granted(reservations=[reservation]):
-            print(f"ada holds {reservation.reservation_id.partition('_')[0]}_... for two minutes")
+            seconds = (reservation.expires_at_ms - outcome.now_ms) // 1000
+            print(f"ada holds {reservation.quantity} {reservation.sku_id} for {seconds} s")
             await pay(engine, reservation.reservation_id)
         case Refused():
             print(f"ada: {outcome.refusal.code}: {outcome.message}")

@@ -19,7 +19,7 @@ import msgspec
 
 from flashsale.backends.sqlite.file import connect, migrations, schema_version
 from flashsale.cli.address import require_free, show
-from flashsale.cli.opening import NOT_WRITABLE, OTHER_FILES, held, writable_place
+from flashsale.cli.opening import NO_LEDGER, NOT_WRITABLE, OTHER_FILES, held, may_be_ledger, writable_place
 from flashsale.cli.problem import Problem
 from flashsale.settings import PREFIX, Settings
 
@@ -30,7 +30,6 @@ FSYNC_SLOW_MS = 50
 RELEASED = datetime(2025, 1, 1, tzinfo=UTC)
 CLOCK_SECONDS = 0.05
 ANSWER_SECONDS = 2.0
-SQLITE_MAGIC = b"SQLite format 3\0"
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs"}
 MEMORY = {"tmpfs", "ramfs"}
 
@@ -181,20 +180,14 @@ def ledger(settings: Settings) -> list[Finding]:
     if not path.exists():
         return [ok("ledger", f"{path} is made at the first start")]
     try:
-        state = held(path) or f"{path} is free"
+        return [ok("ledger", held(path) or f"{path} is free"), _schema(path)]
     except OSError as error:
         return [problem("ledger", f"{path}: {error.strerror}", "give this user the right to read and write it")]
-    return [ok("ledger", state), _schema(path)]
 
 
 def _schema(path: Path) -> Finding:
-    try:
-        with path.open("rb") as file:
-            begins_with = file.read(len(SQLITE_MAGIC))
-    except OSError as error:
-        return problem("schema", f"{path} cannot be read: {error.strerror}", "give this user the right to read it")
-    if begins_with and begins_with != SQLITE_MAGIC:
-        return problem("schema", f"{path} is no SQLite file", "restore it from a backup, or name another ledger")
+    if not may_be_ledger(path):
+        return problem("schema", f"{path} is no SQLite file", NO_LEDGER)
     connection = connect(path, writes=False)
     try:
         version, newest = schema_version(connection), max(migrations())

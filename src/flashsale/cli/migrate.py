@@ -4,7 +4,7 @@ import msgspec
 import typer
 
 from flashsale.backends.sqlite.file import FileLock, connect, migrate
-from flashsale.cli.opening import opening_problems, prepare_directories
+from flashsale.cli.opening import opening_problems, prepare
 from flashsale.cli.options import Data, Json
 from flashsale.cli.problem import load_settings
 from flashsale.settings import Settings
@@ -20,7 +20,7 @@ def migrate_ledger(data: Data = None, json: Json = False) -> None:
     server uses the ledger.
     """
     settings = load_settings(data)
-    prepare_directories(settings)
+    prepare(settings)
     with opening_problems(settings):
         applied = _apply(settings)
     if json:

@@ -18,6 +18,8 @@ IN_USE = (
 )
 
 NOT_WRITABLE = "choose another one with --data DIR (or FLASHSALE_DATA), or give this user the right to write there"
+NO_LEDGER = "restore the ledger from a backup, or name another one with --data or FLASHSALE_LEDGER"
+SQLITE_MAGIC = b"SQLite format 3\0"
 SERVER_URL = "server-url"
 OTHER_FILES = 100
 """What a server has open besides its connections."""
@@ -37,7 +39,7 @@ def last_url(settings: Settings) -> str:
 @asynccontextmanager
 async def open_engine(settings: Settings, on_fatal: Fatal | None = None) -> AsyncIterator[Engine]:
     """`Engine.open`, in a data directory that can be written."""
-    prepare_directories(settings)
+    prepare(settings)
     with opening_problems(settings):
         async with Engine.open(settings, on_fatal) as engine:
             yield engine
@@ -74,8 +76,11 @@ def broken(settings: Settings, error: Exception) -> tuple[str, str, str]:
     )
 
 
-def prepare_directories(settings: Settings) -> None:
-    """Makes the data directory and the ledger's if they are missing. Raises a Problem if they cannot be written."""
+def prepare(settings: Settings) -> None:
+    """Makes the data directory and the ledger's if they are missing.
+
+    Raises a Problem if they cannot be written, or if the ledger's file is something else.
+    """
     for directory in {Path(settings.data), settings.ledger_path.parent}:
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -84,6 +89,16 @@ def prepare_directories(settings: Settings) -> None:
             raise Problem(message, remedy=NOT_WRITABLE) from error
         if not os.access(directory, os.W_OK | os.X_OK):
             raise Problem(f"the data directory {directory} cannot be written", remedy=NOT_WRITABLE)
+    if not may_be_ledger(settings.ledger_path):
+        raise Problem(f"{settings.ledger_path} is no SQLite file", "It has been left alone.", NO_LEDGER)
+
+
+def may_be_ledger(path: Path) -> bool:
+    """Whether the file begins as SQLite's do, is empty, or is not there yet."""
+    if not path.exists():
+        return True
+    with path.open("rb") as file:
+        return file.read(len(SQLITE_MAGIC)) in (SQLITE_MAGIC, b"")
 
 
 def writable_place(directory: Path) -> Path | None:

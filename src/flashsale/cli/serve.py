@@ -17,7 +17,7 @@ import uvloop
 
 from flashsale import __version__, telemetry
 from flashsale.cli.address import is_loopback, require_free, show
-from flashsale.cli.opening import OTHER_FILES, broken, open_engine, prepare_directories
+from flashsale.cli.opening import OTHER_FILES, broken, open_engine, prepare, remember_url
 from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Port
 from flashsale.cli.problem import WRONG_INPUT, Problem, load_settings
 from flashsale.edge.app import create_app
@@ -45,7 +45,7 @@ def serve(host: Host = DEFAULT_HOST, port: Port = DEFAULT_PORT, data: Data = Non
     settings = load_settings(data)
     refuse_workers(workers)
     refuse_strangers(settings, host)
-    prepare_directories(settings)
+    prepare(settings)
     allow_files(settings.connections_max + OTHER_FILES)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings, host, port))
@@ -56,7 +56,9 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
     async with open_engine(settings, on_fatal=lambda error: die(settings, error)) as engine:
         require_free(host, port)
         token, kept_at = admin_token(settings)
-        _announce(settings, f"http://{show(host, port)}", kept_at)
+        url = f"http://{show(host, port)}"
+        remember_url(settings, url)
+        _announce(settings, url, kept_at)
         await serve_http(engine, create_app(engine, token), host, port)
 
 

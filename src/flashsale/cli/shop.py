@@ -75,6 +75,9 @@ class Shop:
 async def open_shop(place: Place, makes_ledger: bool = False) -> AsyncIterator[Shop]:
     """The server at the URL given, or the one on this machine, or else the ledger itself."""
     settings = load_settings(place.data)
+    if place.url is not None and urlsplit(place.url).scheme not in ("http", "https"):
+        example = f"write the whole address, such as {DEFAULT_URL.replace('127.0.0.1', 'localhost')}"
+        raise Problem(f"--url {place.url}: is no address of a server", remedy=example, code=WRONG_INPUT)
     url = place.url or last_url(settings) or DEFAULT_URL
     if place.url is None and not await _listens(url):
         async with _without_server(settings, url, makes_ledger) as shop:

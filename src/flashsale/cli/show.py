@@ -1,7 +1,7 @@
 """The API's answers on a terminal: tables for people, or the JSON itself for scripts.
 
-The names are those of the API, so that what is read here can be written into a sale file. Fields that a
-later version adds are shown without being known here.
+The names are those of the API, so that what is read here can be written into a sale file. Tables leave out
+what does not fit a line; the JSON has everything.
 """
 
 from typing import Any
@@ -13,6 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+SALE_COLUMNS = ("id", "name", "state", "startsAt", "endsAt")
+PRODUCT_COLUMNS = (
+    *("skuId", "name", "flashSalePrice", "currency", "perUserLimit"),
+    *("stock", "available", "held", "sold"),
+)
+
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -22,7 +28,7 @@ def sale(answer: dict[str, Any], as_json: bool) -> None:
         _print_json(answer)
         return
     Console().print(_fields(answer))
-    Console().print(_rows(answer["products"]))
+    Console().print(_rows(answer["products"], PRODUCT_COLUMNS))
 
 
 def sales(answer: list[dict[str, Any]], as_json: bool) -> None:
@@ -33,8 +39,7 @@ def sales(answer: list[dict[str, Any]], as_json: bool) -> None:
     if not answer:
         typer.echo("There is no sale yet. `flashsale sale create FILE` makes one.")
         return
-    columns = ("id", "name", "state", "startsAt", "endsAt")
-    Console().print(_rows([{name: each.get(name) for name in columns} for each in answer]))
+    Console().print(_rows(answer, SALE_COLUMNS))
 
 
 def stats(answer: dict[str, Any], as_json: bool) -> None:
@@ -57,11 +62,10 @@ def _fields(answer: dict[str, Any]) -> Table:
     return table
 
 
-def _rows(answers: list[dict[str, Any]]) -> Table:
-    names = [name for name in answers[0] if any(each.get(name) not in (None, "") for each in answers)]
-    table = Table(*names, box=box.SIMPLE_HEAD, pad_edge=False)
+def _rows(answers: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for each in answers:
-        table.add_row(*(_text(each.get(name)) for name in names))
+        table.add_row(*(_text(each.get(name)) for name in columns))
     return table
 
 
