@@ -14,10 +14,14 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 EVENTS = {
+    "request failed": "a mistake of ours in answering a request, with its traceback; the client was told 500",
+    "a batch failed and is tried in halves": "a mistake of ours in a transaction; only the item at fault will fail",
+    "a read failed": "a mistake of ours in reading the ledger, with its traceback",
+    "disk full: nothing was changed": "the ledger could not grow; requests are answered with 503 until there is room",
     "clock": "the wall clock and the ledger's clock have drifted apart; `alarm` says by how much",
     "a loop failed and goes on at its next tick": "an error in a background loop, with its traceback",
     "payment step put off": "the payment provider gave no answer; the step is repeated until it does",
-    "serving": "the server listens at `url`",
+    "serving": "the ledger is open, and the server begins to listen at `url`",
     "stopped": "the server has answered what was in flight and closed the ledger",
     "everybody is trusted": "identity `open` or the sandbox provider is served on an address that is not loopback",
     "the store is broken": "the ledger's file failed; the process ends at once, a restart recovers",

@@ -59,6 +59,7 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
         url = f"http://{show(host, port)}"
         remember_url(settings, url)
         _announce(settings, url, kept_at)
+        log.info("serving", url=url)
         await serve_http(engine, create_app(engine, token), host, port)
 
 
