@@ -127,6 +127,9 @@ class FastLane(Connection):
             return
         self.messages = 0
         super().data_received(data)
+        self._remember(data)
+
+    def _remember(self, data: bytes) -> None:
         if self.hot == AVAILABILITY and self.messages == 1 and not self.receiving and self.keep_alive:
             self.lane.remember(data, Remembered(self.subject, self.url.decode()))
 

@@ -1,0 +1,111 @@
+"""Listening: uvicorn with our protocol, the settings it needs, and an end that loses nothing.
+
+On SIGTERM or SIGINT readiness goes off, the listening socket is closed, requests in flight get their answers
+(`drain_seconds` at most), and only then does `serve` return, so that whoever called it can close the engine.
+"""
+
+import asyncio
+import gc
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any, Protocol
+
+import uvicorn
+from uvicorn._types import ASGIApplication
+from uvicorn.server import HANDLED_SIGNALS
+
+from flashsale.edge.fast_lane import FastLane, Lane
+from flashsale.edge.guard import Guard
+from flashsale.edge.hot_routes import HotRoutes, Shop
+from flashsale.settings import Settings
+
+BACKLOG = 4096
+SWITCH_SECONDS = 0.001
+"""How soon the event loop gets the interpreter back from the ledger's writer thread."""
+YOUNG_OBJECTS_MAX = 50_000
+"""How many new objects the garbage collector lets pass between two looks at them."""
+
+
+class ServedShop(Shop, Protocol):
+    """What a server needs of the engine."""
+
+    settings: Settings
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn's server, but its caller goes on after the last answer: signals end it and nothing else."""
+
+    def __init__(self, shop: ServedShop, app: Any, host: str, port: int) -> None:
+        settings = shop.settings
+        self.guard = Guard(settings)
+        self._state = getattr(app, "state", None)
+        routes = HotRoutes(shop) if settings.fast_lane == "on" else None
+        super().__init__(_config(app, host, port, Lane(routes, self.guard, shop.clock), settings))
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, also when 0 was asked for."""
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.leave()
+        if sig == signal.SIGINT and self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    def leave(self) -> None:
+        """Readiness off: a balancer should send no more."""
+        self.guard.draining = True
+        if self._state is not None:
+            self._state.draining = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn would raise the signal again at the end, which kills the process before the engine is closed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in HANDLED_SIGNALS:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in HANDLED_SIGNALS:
+                loop.remove_signal_handler(number)
+
+
+def _config(app: ASGIApplication, host: str, port: int, lane: Lane, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host,
+        port,
+        http=partial(FastLane, lane),  # type: ignore[arg-type]  # called like the class it stands for
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=settings.drain_seconds,  # type: ignore[arg-type]  # fractions are fine
+    )
+
+
+async def serve(shop: ServedShop, app: Any, host: str, port: int) -> None:
+    """Answers requests until a signal comes and what was in flight has been answered."""
+    _tune()
+    await HttpServer(shop, app, host, port).serve()
+
+
+def _tune() -> None:
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS_MAX, 20, 100)
