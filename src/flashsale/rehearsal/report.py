@@ -18,6 +18,7 @@ from flashsale.rehearsal.verdict import Evidence, Stock, Verdict
 
 PLAIN_LINE_EVERY_SECONDS = 3.0
 EXAMPLES = 3
+NO_ANSWER = "none"
 
 
 class Display:
@@ -64,16 +65,17 @@ def answers_table(histories: Sequence[History]) -> Table:
     latencies: dict[tuple[str, str], list[float]] = defaultdict(list)
     for ask in Ask:
         for _, exchange in asked(histories, ask):
-            answer = f"{exchange.status} {exchange.code}".strip() if exchange.status else "none"
+            answer = f"{exchange.status} {exchange.code}".strip() if exchange.status else NO_ANSWER
             latencies[ask, answer].append(exchange.answered_at - exchange.sent_at)
     table = Table("request", "answer", title="What the buyers were told", title_justify="left")
     for column in ("count", "p50 ms", "p99 ms"):
         table.add_column(column, justify="right")
     for (ask_name, answer), values in sorted(latencies.items()):
-        table.add_row(ask_name, answer, f"{len(values):,}", *_milliseconds(values))
-    everything = [value for values in latencies.values() for value in values]
+        times = _milliseconds(values) if answer != NO_ANSWER else ()
+        table.add_row(ask_name, answer, f"{len(values):,}", *times)
+    answered = [value for (_, answer), values in latencies.items() for value in values if answer != NO_ANSWER]
     table.add_section()
-    table.add_row("all", "", f"{len(everything):,}", *_milliseconds(everything))
+    table.add_row("all", "answered", f"{len(answered):,}", *_milliseconds(answered))
     return table
 
 
