@@ -104,6 +104,13 @@ def middle(points: list[Point]) -> Point:
     )
 
 
+def ledger_alone(rows: int) -> dict[str, dict[str, float]]:
+    """Microseconds per reservation without HTTP, by the rows that were there before."""
+    command = [sys.executable, str(Path(__file__).with_name("ledger.py")), "--rows", str(rows)]
+    curves: dict[str, dict[str, float]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return curves
+
+
 def measure(plan: list[dict[int, int]]) -> tuple[list[Filled], dict[str, str]]:
     build_go("openloop")
     with scratch() as place:
@@ -139,7 +146,8 @@ def main() -> int:
         return 1
     machine["method"] = f"closed loop, {CONNECTIONS} connections; median of {len(plan)} new servers"
     resident = max(run.resident_mib for run in filled)
-    text = report.growth(median(filled), resident, max(run.rows for run in filled), machine, report.command())
+    curves = ledger_alone(max(rows for windows in plan for rows in windows))
+    text = report.growth(median(filled), curves, resident, max(run.rows for run in filled), machine, report.command())
     print(text)
     if options.write:
         report.write("growth", text)

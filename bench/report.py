@@ -93,10 +93,18 @@ def verdict(met: bool, distance: float) -> str:
     return f"{'met' if met else 'MISSED'}, {abs(distance):.0%} {'above' if distance > 0 else 'below'}"
 
 
-def growth(points: Sequence[Any], resident_mib: float, rows: int, machine: Mapping[str, str], command: str) -> str:
+def growth(
+    points: Sequence[Any], curves: Mapping[str, Mapping[str, float]], resident_mib: float, rows: int,
+    machine: Mapping[str, str], command: str,
+) -> str:  # fmt: skip
     head = ["reservations in the ledger", "CPU per reservation, us", "against the first", "reservations/s"]
+    head += [f"ledger alone, users {order}, us" for order in curves]
     first = points[0].cpu_us
-    lines = [[f"{p.rows:,}", f"{p.cpu_us:.1f}", f"{p.cpu_us / first - 1:+.1%}", f"{p.per_second:,.0f}"] for p in points]
+    lines = [
+        [f"{p.rows:,}", f"{p.cpu_us:.1f}", f"{p.cpu_us / first - 1:+.1%}", f"{p.per_second:,.0f}"]
+        + [f"{curve[str(p.rows)]:.1f}" for curve in curves.values()]
+        for p in points
+    ]
     largest = max((p.cpu_us / first - 1 for p in points), key=abs)
     judged = [
         at_most("largest deviation of the cost, %", abs(largest) * 100, 20),
