@@ -71,7 +71,7 @@ class Order(msgspec.Struct, frozen=True, rename="camel"):
     total_price: Decimal
     reservation_id: str = ""
     user_id: str = ""
-    payment_transaction_id: str = ""
+    payment_transaction_id: str | None = None
     quantity: int = 1
 
 

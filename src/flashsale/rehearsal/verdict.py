@@ -268,7 +268,7 @@ def unanswered(evidence: Evidence) -> Iterator[str]:
 
 
 def _kept(evidence: Evidence, order: Order) -> int:
-    return evidence.books.get(order.payment_transaction_id, Booking()).kept_minor
+    return evidence.books.get(order.payment_transaction_id or "", Booking()).kept_minor
 
 
 def _possession(evidence: Evidence) -> dict[str, list[_Span]]:
