@@ -16,7 +16,7 @@ from flashsale.backends.queries import read_sql
 from flashsale.ports import LedgerInUse, SchemaUnknown
 
 CACHE_KIB = 32 * 1024
-CHECKPOINT_PAGES = 16_000
+CHECKPOINT_PAGES = 2_000
 BUSY_MS = 5_000
 
 _FATAL = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY}
