@@ -39,7 +39,7 @@ def configure(stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_formatter(readable=stream.isatty()))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for talkative in ("httpx", "httpcore", "asyncio"):
+    for talkative in ("httpx", "httpcore", "asyncio", "uvicorn.error"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     structlog.configure(
         processors=[

@@ -1,4 +1,4 @@
-"""A directory for each test, and one server for those that only talk to it."""
+"""One server for the tests that only talk to it; each makes sales of its own there."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from cli.program import Server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(tmp_path_factory.mktemp("shop")) as running:
         yield running

@@ -30,7 +30,13 @@ class Commands(TyperGroup):
         return typer.main.get_command(module.app)
 
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
 
 
 @app.callback(epilog="Begin with `flashsale demo`; then `flashsale serve` and `flashsale sale create FILE`.")
@@ -44,7 +50,7 @@ def flashsale() -> None:
 def main() -> None:
     """The entry point of the program."""
     try:
-        app()
+        app(prog_name="flashsale")
     except Problem as problem:
         sys.stderr.write(f"{problem}\n")
         sys.exit(problem.code)

@@ -23,20 +23,21 @@ def is_loopback(host: str) -> bool:
     return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
-def require_free(host: str, port: int) -> None:
-    """Raises a Problem if nobody could listen there now."""
+def require_free(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises a Problem if nobody could listen there now."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind, protocol) as probe:
-                if os.name == "posix":
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(address)
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((address[0], port, *address[2:]))
+                port = probe.getsockname()[1]
     except OSError as error:
         remedy = "choose another with --host and --port, or stop what is there (`flashsale doctor` asks who it is)"
         message = f"cannot listen on {show(host, port)}: {os.strerror(error.errno) if error.errno else error}"
         if isinstance(error, socket.gaierror):
             message = f"cannot listen on {host}: no such address"
         raise Problem(message, HINT.get(error.errno or 0, ""), remedy) from error
+    return port
 
 
 def show(host: str, port: int) -> str:

@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flashsale.cli.options import new_app
 from flashsale.rehearsal.demo import Options, run_demo
 
-app = typer.Typer(add_completion=False)
+app = new_app()
 
 DEFAULTS = Options()
 

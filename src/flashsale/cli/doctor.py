@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from flashsale.cli.checks import Finding, Level, examine
-from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Json, Port
+from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Json, Port, new_app
 from flashsale.cli.problem import FAILED, load_settings
 from flashsale.settings import Origin, origins
 
-app = typer.Typer(add_completion=False)
+app = new_app()
 
 STYLE = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 
@@ -63,4 +63,4 @@ def _value(value: object) -> str:
 
 def _verdict(findings: list[Finding]) -> str:
     levels = Counter(finding.level for finding in findings)
-    return f"{len(findings)} checks: {levels[Level.PROBLEM]} problems, {levels[Level.WARNING]} warnings."
+    return f"{len(findings)} checks; problems: {levels[Level.PROBLEM]}, warnings: {levels[Level.WARNING]}."

@@ -5,11 +5,11 @@ import typer
 
 from flashsale.backends.sqlite.file import FileLock, connect, migrate
 from flashsale.cli.opening import opening_problems, prepare
-from flashsale.cli.options import Data, Json
+from flashsale.cli.options import Data, Json, new_app
 from flashsale.cli.problem import load_settings
 from flashsale.settings import Settings
 
-app = typer.Typer(add_completion=False)
+app = new_app()
 
 
 @app.command("migrate", epilog="Example: flashsale migrate --data shop-data")

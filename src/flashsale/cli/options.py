@@ -1,4 +1,4 @@
-"""The options that several commands share, each with one wording."""
+"""What the commands share: how their help looks, and the options of several of them in one wording."""
 
 from typing import Annotated
 
@@ -7,6 +7,12 @@ import typer
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 DEFAULT_URL = f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
+
+
+def new_app(name: str | None = None) -> typer.Typer:
+    """A command. Markdown joins the lines of a paragraph, whatever the width of the terminal."""
+    return typer.Typer(name=name, no_args_is_help=name is not None, add_completion=False, rich_markup_mode="markdown")
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Data = Annotated[

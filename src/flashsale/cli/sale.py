@@ -9,11 +9,11 @@ from urllib.parse import quote
 import typer
 
 from flashsale.cli import show
-from flashsale.cli.options import Data, Json, Token, Url
+from flashsale.cli.options import Data, Json, Token, Url, new_app
 from flashsale.cli.sale_file import read_sale, refused
 from flashsale.cli.shop import Place, Refusal, open_shop
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = new_app("sale")
 
 SaleId = Annotated[str, typer.Argument(metavar="ID", help="The sale's id, as `flashsale sale list` shows it.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The sale, in TOML (FILE ends in .toml) or JSON.")]

@@ -18,7 +18,7 @@ import uvloop
 from flashsale import __version__, telemetry
 from flashsale.cli.address import is_loopback, require_free, show
 from flashsale.cli.opening import OTHER_FILES, broken, open_engine, prepare, remember_url
-from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Port
+from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Port, new_app
 from flashsale.cli.problem import WRONG_INPUT, Problem, load_settings
 from flashsale.edge.app import create_app
 from flashsale.edge.server import serve as serve_http
@@ -27,7 +27,7 @@ from flashsale.settings import Settings
 
 STORE_BROKEN = 70
 
-app = typer.Typer(add_completion=False)
+app = new_app()
 log = structlog.get_logger("flashsale.serve")
 
 Workers = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Processes; SQLite allows one.")]
@@ -54,7 +54,7 @@ def serve(host: Host = DEFAULT_HOST, port: Port = DEFAULT_PORT, data: Data = Non
 
 async def _serve(settings: Settings, host: str, port: int) -> None:
     async with open_engine(settings, on_fatal=lambda error: die(settings, error)) as engine:
-        require_free(host, port)
+        port = require_free(host, port)
         token, kept_at = admin_token(settings)
         url = f"http://{show(host, port)}"
         remember_url(settings, url)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -102,7 +102,7 @@ async def _without_server(settings: Settings, url: str, makes_ledger: bool) -> A
     telemetry.configure()
     async with open_engine(settings) as engine:
         token, _ = admin_token(settings)
-        transport = httpx.ASGITransport(app=create_app(engine, token))
+        transport = httpx.ASGITransport(app=cast(Any, create_app(engine, token)))  # one protocol, typed in two ways
         async with httpx.AsyncClient(transport=transport, base_url=url, headers=_headers(token)) as client:
             yield Shop(client, str(ledger))
 

@@ -6,9 +6,9 @@ import msgspec
 import typer
 
 from flashsale import __version__
-from flashsale.cli.options import Json
+from flashsale.cli.options import Json, new_app
 
-app = typer.Typer(add_completion=False)
+app = new_app()
 
 
 @app.command(epilog="Example: flashsale version --json")
