@@ -194,6 +194,8 @@ class Connection(HttpToolsProtocol):
         else:
             self.unfed += data
             self._feed_on()
+        if self.line or self.unfed or self.closing:
+            self._advance()
 
     def _feed_on(self) -> None:
         """Feeds the parser as long as the line is short."""
@@ -204,6 +206,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _feed(self, data: bytes) -> None:
+        advancing, self.advancing = self.advancing, True  # the parser must not be entered from its own callbacks
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -213,6 +216,7 @@ class Connection(HttpToolsProtocol):
             if cause is not None and not isinstance(cause, httptools.HttpParserInvalidURLError | UnicodeError):
                 raise
             self._refuse(400, "Validation Failed", invalid("request", "must be valid HTTP"))
+        self.advancing = advancing
         if self.receiving:
             self.fed += len(data)
             if self.fed > self.fed_max:
