@@ -5,13 +5,13 @@ wrong in a way that a user can mend is a `Problem`: a message without a tracebac
 1 could not be done, 2 the command, a setting or a file is wrong, 70 the store broke under a running server.
 """
 
-import importlib
 import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from flashsale.cli.lazy import load
 from flashsale.cli.problem import Problem
 
 COMMANDS = ("serve", "demo", "sale", "doctor", "migrate", "version")
@@ -26,8 +26,7 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"flashsale.cli.{cmd_name}")
-        return typer.main.get_command(module.app)
+        return typer.main.get_command(load(cmd_name).app)
 
 
 app = typer.Typer(

@@ -7,6 +7,9 @@ import socket
 
 from flashsale.cli.problem import Problem
 
+OTHER_FILES = 100
+"""What a server has open besides its connections."""
+
 HINT = {
     errno.EADDRINUSE: "Another program listens there, perhaps another flashsale.",
     errno.EADDRNOTAVAIL: "No network interface of this machine has this address.",

@@ -18,8 +18,9 @@ import httpx
 import msgspec
 
 from flashsale.backends.sqlite.file import connect, migrations, schema_version
-from flashsale.cli.address import require_free, show
-from flashsale.cli.opening import NO_LEDGER, NOT_WRITABLE, OTHER_FILES, held, may_be_ledger, writable_place
+from flashsale.cli.address import OTHER_FILES, require_free, show
+from flashsale.cli.data_directory import NO_LEDGER, NOT_WRITABLE, may_be_ledger, writable_place
+from flashsale.cli.opening import held
 from flashsale.cli.problem import Problem
 from flashsale.settings import PREFIX, Settings
 

@@ -4,7 +4,8 @@ import msgspec
 import typer
 
 from flashsale.backends.sqlite.file import FileLock, connect, migrate
-from flashsale.cli.opening import opening_problems, prepare
+from flashsale.cli.data_directory import prepare
+from flashsale.cli.opening import opening_problems
 from flashsale.cli.options import Data, Json, new_app
 from flashsale.cli.problem import load_settings
 from flashsale.settings import Settings

@@ -16,8 +16,9 @@ import typer
 import uvloop
 
 from flashsale import __version__, telemetry
-from flashsale.cli.address import is_loopback, require_free, show
-from flashsale.cli.opening import OTHER_FILES, broken, open_engine, prepare, remember_url
+from flashsale.cli.address import OTHER_FILES, is_loopback, require_free, show
+from flashsale.cli.data_directory import prepare, remember_url
+from flashsale.cli.opening import broken, open_engine
 from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Port, new_app
 from flashsale.cli.problem import WRONG_INPUT, Problem, load_settings
 from flashsale.edge.app import create_app

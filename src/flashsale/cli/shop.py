@@ -10,20 +10,17 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
-from flashsale import telemetry
 from flashsale.cli.address import is_loopback
-from flashsale.cli.opening import last_url, open_engine
+from flashsale.cli.data_directory import known_token, last_url
+from flashsale.cli.lazy import load
 from flashsale.cli.options import DEFAULT_URL
 from flashsale.cli.problem import FAILED, WRONG_INPUT, Problem, load_settings
-from flashsale.edge.app import create_app
-from flashsale.engine import admin_token
 from flashsale.settings import Settings
 
 API = "/api/v1/admin"
@@ -83,7 +80,7 @@ async def open_shop(place: Place, makes_ledger: bool = False) -> AsyncIterator[S
         async with _without_server(settings, url, makes_ledger) as shop:
             yield shop
         return
-    token = place.token or _known_token(settings, url)
+    token = place.token or known_token(settings, url)
     async with httpx.AsyncClient(
         base_url=url, headers=_headers(token), timeout=SECONDS, trust_env=not _is_here(url)
     ) as client:
@@ -99,10 +96,8 @@ async def _without_server(settings: Settings, url: str, makes_ledger: bool) -> A
             remedy="start a server with `flashsale serve`, name one with --url, or a data directory with --data",
         )
     sys.stderr.write(f"Nothing listens at {url}: using the ledger {ledger} itself.\n")
-    telemetry.configure()
-    async with open_engine(settings) as engine:
-        token, _ = admin_token(settings)
-        transport = httpx.ASGITransport(app=cast(Any, create_app(engine, token)))  # one protocol, typed in two ways
+    async with load("without_server").open_app(settings) as (app, token):
+        transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url=url, headers=_headers(token)) as client:
             yield Shop(client, str(ledger))
 
@@ -115,18 +110,6 @@ async def _listens(url: str) -> bool:
         return False
     writer.close()
     return True
-
-
-def _known_token(settings: Settings, url: str) -> str:
-    """What is configured, or what a server with this data directory has left there."""
-    if settings.admin_token:
-        return settings.admin_token
-    kept = Path(settings.data) / "admin-token"
-    try:
-        return kept.read_text().strip()
-    except OSError as error:
-        remedy = "give it with --token or FLASHSALE_ADMIN_TOKEN, or name the server's data directory with --data"
-        raise Problem(f"no token for {url}: {kept}: {error.strerror}", remedy=remedy) from error
 
 
 def _is_here(url: str) -> bool:
