@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 PROGRAM = (sys.executable, "-m", "flashsale.cli")
 PATIENCE_SECONDS = 20.0
+NO_SANDBOX = {"FLASHSALE_SANDBOX_URL": "http://127.0.0.1:1"}
+"""Starts faster; for where nobody pays."""
 
 
 class Finished(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from cli.program import Server, free_port, run
+from cli.program import NO_SANDBOX, Server, free_port, run
 from msgspec import structs
 
 from flashsale.settings import Settings
@@ -63,7 +63,7 @@ def test_beside_a_server_it_names_the_holder_and_hears_the_answer(server, tmp_pa
 
 
 def test_the_ledger_of_a_server_that_has_gone_is_free(tmp_path):
-    with Server(tmp_path) as server:
+    with Server(tmp_path, **NO_SANDBOX) as server:
         server.stop()
     _, found = findings(tmp_path, "--port", server.port, "--data", server.data)
     assert found["ledger"]["found"].endswith("is free")

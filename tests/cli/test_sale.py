@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from cli.program import Finished, Server, run
+from cli.program import NO_SANDBOX, Finished, Server, run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = {"id": "small", "name": "Small", "products": [{"skuId": "S", "name": "S", "flashSalePrice": 1.5, "stock": 3}]}
@@ -175,7 +175,7 @@ def test_without_a_server_the_ledger_is_opened_and_answers_alike(tmp_path, alone
     assert json.loads(created.out)["state"] == "DRAFT"
     started = run("sale", "start", "small", "--data", alone, cwd=tmp_path)
     assert "ACTIVE" in started.said
-    with Server(tmp_path) as server:
+    with Server(tmp_path, **NO_SANDBOX) as server:
         assert server.data == alone
         shown = ask(server, tmp_path, "show", "small", "--json")
         assert json.loads(shown.out)["products"] == json.loads(created.out)["products"]

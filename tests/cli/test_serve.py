@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from cli.program import Server, free_port, run
+from cli.program import NO_SANDBOX, Server, free_port, run
 
 from flashsale import __version__
 from flashsale.cli.address import is_loopback
@@ -34,7 +34,7 @@ def test_the_token_it_makes_is_for_the_owner_only_and_is_not_shown(server):
 
 
 def test_a_configured_token_is_neither_kept_nor_shown(tmp_path):
-    with Server(tmp_path, FLASHSALE_ADMIN_TOKEN="hush-hush") as server:
+    with Server(tmp_path, FLASHSALE_ADMIN_TOKEN="hush-hush", **NO_SANDBOX) as server:
         assert "as set in FLASHSALE_ADMIN_TOKEN" in server.announced
         assert not (server.data / "admin-token").exists()
         assert "hush-hush" not in server.announced + server.errors
@@ -76,7 +76,7 @@ def test_identity_open_is_refused_where_other_machines_reach_it(tmp_path):
 
 
 def test_whoever_insists_on_identity_open_is_warned_loudly(tmp_path):
-    with Server(tmp_path, "--host", EVERYWHERE, FLASHSALE_OPEN_ANYWHERE="1") as server:
+    with Server(tmp_path, "--host", EVERYWHERE, FLASHSALE_OPEN_ANYWHERE="1", **NO_SANDBOX) as server:
         assert "WARNING: 0.0.0.0 can be reached from other machines" in server.errors
 
 
@@ -119,7 +119,7 @@ def test_it_ends_cleanly_when_told_to(how, tmp_path):
 
 
 def test_after_its_end_address_and_ledger_are_free(tmp_path):
-    with Server(tmp_path) as server:
+    with Server(tmp_path, **NO_SANDBOX) as server:
         server.stop()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", server.port)) != 0
@@ -128,7 +128,7 @@ def test_after_its_end_address_and_ledger_are_free(tmp_path):
 
 def test_a_broken_store_ends_it_saying_what_happened_what_it_means_and_what_to_do(tmp_path):
     """No file may grow any more: the next write to the ledger fails as on a broken disk."""
-    with Server(tmp_path) as server:
+    with Server(tmp_path, **NO_SANDBOX) as server:
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (16_384, 16_384))
         lost = run("sale", "create", EXAMPLE, "--url", server.url, "--data", server.data, cwd=tmp_path)
         assert lost.code == 1
@@ -141,7 +141,7 @@ def test_a_broken_store_ends_it_saying_what_happened_what_it_means_and_what_to_d
 
 
 def test_its_log_is_json_lines_where_nobody_watches(tmp_path):
-    with Server(tmp_path) as server:
+    with Server(tmp_path, **NO_SANDBOX) as server:
         server.stop()
     events = [json.loads(line) for line in server.errors.splitlines()]
     assert {"event", "level", "logger", "timestamp"} <= events[-1].keys()
