@@ -22,6 +22,7 @@ from flashsale.cli.address import OTHER_FILES, require_free, show
 from flashsale.cli.data_directory import NO_LEDGER, NOT_WRITABLE, may_be_ledger, writable_place
 from flashsale.cli.opening import held
 from flashsale.cli.problem import Problem
+from flashsale.ports import LedgerBroken
 from flashsale.settings import PREFIX, Settings
 
 PYTHON_MIN = (3, 11)
@@ -184,6 +185,8 @@ def ledger(settings: Settings) -> list[Finding]:
         return [ok("ledger", held(path) or f"{path} is free"), _schema(path)]
     except OSError as error:
         return [problem("ledger", f"{path}: {error.strerror}", "give this user the right to read and write it")]
+    except LedgerBroken as error:
+        return [problem("ledger", str(error), NO_LEDGER)]
 
 
 def _schema(path: Path) -> Finding:
