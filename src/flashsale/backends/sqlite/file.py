@@ -62,6 +62,7 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
     if not writes:
         connection.execute("PRAGMA query_only = ON")
         return connection
+    connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")

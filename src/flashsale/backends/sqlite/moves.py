@@ -33,6 +33,7 @@ from flashsale.core.settlement import Checkout, Opened
 from flashsale.core.stock import Attempt
 from flashsale.ports import Clock, Outcome, PaymentFact, PutOff, RefundFact
 
+FAR = 2**62
 LAPSED_MAX = 500
 """Reservations released in one batch."""
 
@@ -49,6 +50,8 @@ class Desk:
         self.stock: dict[tuple[str, str], Stock] = {}
         self.changed_sales: dict[str, Sale | None] = {}
         self.wrote = False
+        self.next_expiry_ms = 0
+        """Nothing that is held lapses before this time."""
 
     def begin(self) -> None:
         self.db.execute(SQL["begin"])
@@ -64,6 +67,7 @@ class Desk:
             self.db.execute(SQL["rollback"])
         if self.changed_sales:
             self.sales = rows.sales(self.db)
+        self.next_expiry_ms = 0
         self.stock, self.changed_sales = {}, {}
 
     def store(self, books: Books) -> None:
@@ -71,6 +75,9 @@ class Desk:
             return
         self.wrote = True
         rows.store(self.db, books)
+        for reservation in books.new_reservations:
+            if reservation.expires_at_ms < self.next_expiry_ms:
+                self.next_expiry_ms = reservation.expires_at_ms
         for line in books.touched_stock:
             self.stock[line] = books.stock[line]
 
@@ -91,15 +98,17 @@ def reserve(desk: Desk, attempts: Sequence[Attempt]) -> list[Outcome]:
 
 def _expire(desk: Desk, attempts: Sequence[Attempt] = ()) -> int:
     now_ms = desk.clock.now_ms()
+    if now_ms < desk.next_expiry_ms:
+        return 0
     ids = [row[0] for row in desk.db.execute(SQL["lapsed_ids"], (now_ms, LAPSED_MAX))]
     if len(ids) == LAPSED_MAX and attempts:
         users = array({(attempt.user_id, attempt.sale_id) for attempt in attempts})
         ids += [row[0] for row in desk.db.execute(SQL["lapsed_ids_of_users"], (users, now_ms))]
-    if not ids:
-        return 0
     books = rows.books_of(desk.db, desk.sales, ids)
     released = exits.expire(books, now_ms)
     desk.store(books)
+    (next_ms,) = desk.db.execute(SQL["next_expiry"]).fetchone()
+    desk.next_expiry_ms = FAR if next_ms is None else next_ms
     return released
 
 

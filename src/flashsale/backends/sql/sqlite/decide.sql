@@ -24,6 +24,12 @@ CROSS JOIN stock AS s ON s.sale_id = a.value ->> 0 AND s.sku_id = a.value ->> 1;
 -- name: stock_of_sale
 SELECT sale_id, sku_id, total, held, sold, sku_seq FROM stock WHERE ?1 IS NULL OR sale_id = ?1 ORDER BY sku_id, sale_id;
 
+-- name: known_users
+SELECT 1
+FROM json_each(?1) AS a
+CROSS JOIN reservation AS r INDEXED BY reservation_user ON r.user_id = a.value ->> 0 AND r.sale_id = a.value ->> 1
+LIMIT 1;
+
 -- name: claims
 SELECT r.user_id, r.sale_id, r.sku_id, sum(r.quantity)
 FROM (SELECT DISTINCT value ->> 0 AS user_id, value ->> 1 AS sale_id FROM json_each(?1)) AS a
@@ -40,6 +46,9 @@ CROSS JOIN reservation AS r
 
 -- name: lapsed_ids
 SELECT reservation_id FROM reservation WHERE status = 'RESERVED' AND expires_at_ms <= ?1 ORDER BY expires_at_ms LIMIT ?2;
+
+-- name: next_expiry
+SELECT min(expires_at_ms) FROM reservation WHERE status = 'RESERVED';
 
 -- name: lapsed_ids_of_users
 SELECT DISTINCT r.reservation_id
@@ -84,10 +93,12 @@ SELECT order_id FROM refund WHERE refund_id = ?1;
 -- name: sale_is_used
 SELECT EXISTS (SELECT 1 FROM reservation WHERE sale_id = ?1) OR EXISTS (SELECT 1 FROM orders WHERE sale_id = ?1);
 
--- Storing. The values of a row are the fields of the struct in core/, in its order.
+-- Storing. The values of a row are the fields of the struct in core/, in its order. OR ROLLBACK, because a row that
+-- is refused ends the transaction anyway, and the default (undo this statement only) would have SQLite copy every
+-- page before it changes it: measured, 13 writes a reservation instead of 3.
 
 -- name: new_reservations
-INSERT INTO reservation (reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
+INSERT OR ROLLBACK INTO reservation (reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
     created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
@@ -95,12 +106,12 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 UPDATE reservation SET status = ?3, order_id = ?4, returned_quantity = ?5 WHERE reservation_id = ?1 AND status = ?2;
 
 -- name: journal
-INSERT INTO journal (sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
+INSERT OR ROLLBACK INTO journal (sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
     reservation_id, actor, reason, at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: outbox
-INSERT INTO outbox (topic, type, subject, sequence, at_ms, body) VALUES (?, ?, ?, ?, ?, ?);
+INSERT OR ROLLBACK INTO outbox (topic, type, subject, sequence, at_ms, body) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: changed_stock
 UPDATE stock SET total = ?3, held = ?4, sold = ?5, sku_seq = ?6 WHERE sale_id = ?1 AND sku_id = ?2;
