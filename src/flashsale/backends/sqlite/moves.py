@@ -188,7 +188,7 @@ def alter_sale(desk: Desk, change: SaleChange) -> Sale | Refused | None:
     desk.wrote = True
     _put_sale(desk, sale_id, changed.sale)
     _put_stock(desk, sale_id, changed.sale, stock_rows)
-    rows.write(desk.db, "journal", changed.movements)
+    rows.store_journal(desk.db, changed.movements)
     _audit(desk, change, sale_id, now_ms)
     return changed.sale
 
