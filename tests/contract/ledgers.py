@@ -1,0 +1,187 @@
+"""The ledgers that the contract is asked of, and one in the hand: with a clock that is set, and short cuts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from core.shop import AUTHORIZED, CAPTURED, LEASE_MS, OPENING_MS, Units, a_checkout, a_draft, a_fact, a_sale, an_attempt
+
+from flashsale.backends.sqlite.ledger import SqliteLedger
+from flashsale.core.catalogue import CreateSale
+from flashsale.core.journal import Movement, Stock
+from flashsale.core.order import Order
+from flashsale.core.payment import Payment, PaymentStatus
+from flashsale.core.reservation import Reservation
+from flashsale.core.sale import Sale
+from flashsale.core.settlement import Checkout, Opened
+from flashsale.core.stock import Attempt, Granted
+from flashsale.ports import (
+    Clock,
+    DueWork,
+    FindOrder,
+    FindReservations,
+    JournalPage,
+    Ledger,
+    LedgerCheck,
+    Observer,
+    Outcome,
+    PaymentFact,
+    StockOf,
+    Work,
+)
+
+FAR_MS = 10**12
+"""Later than anything that is due."""
+
+
+class HandClock:
+    """A clock that stands until it is set."""
+
+    alarm: str | None = None
+
+    def __init__(self, now_ms: int = OPENING_MS) -> None:
+        self.at_ms = now_ms
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+    def follow(self) -> None:
+        pass
+
+    def pass_ms(self, duration_ms: int) -> None:
+        self.at_ms += duration_ms
+
+
+class Audience:
+    """An observer that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.stock: list[Stock] = []
+        self.sales: list[tuple[str, Sale | None]] = []
+
+    def stock_changed(self, rows: list[Stock]) -> None:
+        self.stock += rows
+
+    def sale_changed(self, sale_id: str, sale: Sale | None) -> None:
+        self.sales.append((sale_id, sale))
+
+
+Opening = Callable[..., AbstractAsyncContextManager[Ledger]]
+
+
+@asynccontextmanager
+async def sqlite(
+    folder: Path,
+    clock: Clock,
+    observer: Observer,
+    queue_max: int = 8192,
+    batch_max: int = 512,
+    on_fatal: Callable[[Exception], None] | None = None,
+) -> AsyncIterator[SqliteLedger]:
+    ledger = await SqliteLedger.open(folder / "ledger.db", clock, observer, queue_max, batch_max, on_fatal)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+LEDGERS: list[Opening] = [sqlite]
+"""Every backend that claims the port. A new one is one more line here."""
+
+
+class Shop:
+    """A ledger with a clock in the hand: every call waits for its commit."""
+
+    def __init__(self, ledger: Ledger, clock: HandClock, audience: Audience) -> None:
+        self.ledger = ledger
+        self.clock = clock
+        self.audience = audience
+
+    async def opens(self, *sales: Sale, units: int | Units = 10) -> None:
+        for sale in sales or (a_sale(),):
+            created = await self.ledger.change_sale(CreateSale(a_draft(sale, units), "operator"))
+            assert isinstance(created, Sale), created
+
+    def asks(self, attempt: Attempt) -> asyncio.Future[Outcome]:
+        return answered(self.ledger.reserve, attempt)
+
+    async def reserve(self, user: str, *items: tuple[str, int], key: str | None = None) -> Outcome:
+        return await self.asks(an_attempt(user, *items, key=key))
+
+    async def refuse(self, user: str, *items: tuple[str, int], key: str | None = None) -> Outcome:
+        return await answered(self.ledger.refuse, an_attempt(user, *items, key=key))
+
+    async def held(self, user: str = "ann", *items: tuple[str, int], key: str | None = None) -> list[Reservation]:
+        outcome = await self.reserve(user, *items, key=key)
+        assert isinstance(outcome, Granted), outcome
+        return outcome.reservations
+
+    async def open_order(self, *reservation_ids: str, transaction: str = "tx", user: str | None = None) -> Any:
+        return await self.ledger.open_order(a_checkout(*reservation_ids, transaction=transaction, user=user))
+
+    async def ordered(self, user: str = "ann", *items: tuple[str, int], transaction: str = "tx") -> Opened:
+        reservations = await self.held(user, *items)
+        opened = await self.open_order(*(each.reservation_id for each in reservations), transaction=transaction)
+        assert isinstance(opened, Opened), opened
+        return opened
+
+    async def hear(self, payment: Payment, *statuses: PaymentStatus) -> Opened:
+        for status in statuses:
+            opened = await self.ledger.settle(PaymentFact(payment.payment_id, a_fact(payment, status), LEASE_MS))
+        assert opened is not None
+        return opened
+
+    async def paid(self, user: str = "ann", *items: tuple[str, int], transaction: str = "tx") -> Opened:
+        opened = await self.ordered(user, *items, transaction=transaction)
+        return await self.hear(opened.payment, AUTHORIZED, CAPTURED)
+
+    async def reservation(self, reservation_id: str) -> Reservation:
+        return (await self.ledger.find(FindReservations((reservation_id,))))[0]
+
+    async def order(self, order_id: str) -> Order:
+        order = await self.ledger.find(FindOrder(order_id=order_id))
+        assert order is not None
+        return order
+
+    async def due(self) -> Work:
+        return await self.ledger.find(DueWork(self.clock.now_ms() + FAR_MS))
+
+    async def counters(self, sku_id: str = "lamp") -> tuple[int, int, int]:
+        """`(available, held, sold)`"""
+        (row,) = [row for row in await self.ledger.find(StockOf("sale")) if row.sku_id == sku_id]
+        return row.available, row.held, row.sold
+
+    async def journal(self, sale_id: str = "sale") -> list[Movement]:
+        rows: list[Movement] = []
+        after = 0
+        while page := await self.ledger.find(JournalPage(sale_id, after=after, limit=1000)):
+            rows += [row for _, row in page]
+            after = page[-1][0]
+        return rows
+
+    async def discrepancies(self, sale_id: str = "sale") -> list[str]:
+        return await self.ledger.find(LedgerCheck(sale_id))
+
+
+@asynccontextmanager
+async def shop(opening: Opening, folder: Path, clock: HandClock | None = None, **options: Any) -> AsyncIterator[Shop]:
+    clock, audience = clock or HandClock(), Audience()
+    async with opening(folder, clock, audience, **options) as ledger:
+        yield Shop(ledger, clock, audience)
+
+
+def answered(ask: Callable[[Attempt, Callable[[Outcome], None]], None], attempt: Attempt) -> asyncio.Future[Outcome]:
+    """The outcome of an attempt, to be waited for; a second one is an error."""
+    future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    ask(attempt, future.set_result)
+    return future
+
+
+async def together(calls: Iterable[Awaitable[Any]]) -> list[Any]:
+    """All calls are asked before the first is answered; what one raises stands in its place."""
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+__all__ = ["LEDGERS", "Audience", "Checkout", "HandClock", "Opening", "Shop", "answered", "shop", "sqlite", "together"]
