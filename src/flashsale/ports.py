@@ -11,7 +11,7 @@ import msgspec
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
-from flashsale.core.payment import Payment, Refund, Transaction
+from flashsale.core.payment import Due, Payment, Refund, Transaction
 from flashsale.core.refusal import Refused
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
@@ -163,6 +163,8 @@ class PaymentFact(msgspec.Struct, frozen=True):
     payment_id: str
     transaction: Transaction
     lease_ms: int
+    answers: Due | None = None
+    """The step that this is the answer to; None when the provider spoke without being asked."""
 
 
 class RefundFact(msgspec.Struct, frozen=True):

@@ -17,6 +17,8 @@ EVENTS = {
     "request failed": "a mistake of ours in answering a request, with its traceback; the client was told 500",
     "a batch failed and is tried in halves": "a mistake of ours in a transaction; only the item at fault will fail",
     "a read failed": "a mistake of ours in reading the ledger, with its traceback",
+    "a question failed": "one read could not be answered; its asker was told 503",
+    "an answer could not be delivered": "a mistake of ours behind a commit: it holds, but its asker was not told",
     "disk full: nothing was changed": "the ledger could not grow; requests are answered with 503 until there is room",
     "clock": "the wall clock and the ledger's clock have drifted apart; `alarm` says by how much",
     "a loop failed and goes on at its next tick": "an error in a background loop, with its traceback",

@@ -61,6 +61,14 @@ class Books:
         self.changed_payments: dict[str, Payment] = {}
         self.changed_refunds: dict[str, Refund] = {}
 
+    @property
+    def unchanged(self) -> bool:
+        written = (
+            self.journal, self.events, self.new_reservations, self.new_orders, self.new_payments, self.new_refunds,
+            self.changed_reservations, self.changed_orders, self.changed_payments, self.changed_refunds,
+        )  # fmt: skip
+        return not any(written)
+
     def lines_of(self, order: Order) -> list[Reservation]:
         return [self.reservations[line.reservation_id] for line in order.lines]
 

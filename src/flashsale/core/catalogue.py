@@ -61,6 +61,8 @@ class Shelf(msgspec.Struct):
     stock: dict[str, Stock]
     used: bool
     """Whether a reservation or an order of the sale exists."""
+    last_seq: dict[str, int] = {}
+    """The last `sku_seq` of products that have no stock row now: a sequence goes on, also after a deletion."""
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -80,7 +82,7 @@ def change_sale(shelf: Shelf, change: SaleChange, now_ms: int) -> Changed | Refu
         case SwitchSale():
             return _switch(shelf, change, now_ms)
         case DeleteSale():
-            return _delete(shelf, change)
+            return _delete(shelf, change, now_ms)
         case Restock():
             return _restock(shelf, change, now_ms)
 
@@ -118,7 +120,7 @@ def _taken(shelf: Shelf, sale: Sale, now_ms: int) -> Refused | None:
 
 
 def _open(shelf: Shelf, sale: Sale, sku_id: str, units: int, actor: str, now_ms: int) -> Movement:
-    shelf.stock[sku_id] = Stock(sale.sale_id, sku_id, 0)
+    shelf.stock[sku_id] = Stock(sale.sale_id, sku_id, 0, sku_seq=shelf.last_seq.get(sku_id, 0))
     return move(shelf.stock[sku_id], Kind.STOCK, units, now_ms, None, actor, "opening stock")
 
 
@@ -186,7 +188,13 @@ def _adjust(shelf: Shelf, sale: Sale, change: EditSale, now_ms: int) -> list[Mov
         elif total != stock.total:
             difference = total - stock.total
             movements.append(move(stock, Kind.ADJUST, difference, now_ms, None, change.actor, "total changed"))
-    return movements
+    gone = [stock for sku_id, stock in shelf.stock.items() if sku_id not in change.draft.units]
+    return movements + [_close(stock, change.actor, now_ms) for stock in gone]
+
+
+def _close(stock: Stock, actor: str, now_ms: int) -> Movement:
+    """Takes what is left out of the journal's sum before the stock row goes."""
+    return move(stock, Kind.ADJUST, -stock.total, now_ms, None, actor, "taken out of the sale")
 
 
 def _switch(shelf: Shelf, change: SwitchSale, now_ms: int) -> Changed | Refused:
@@ -203,14 +211,14 @@ def _switch(shelf: Shelf, change: SwitchSale, now_ms: int) -> Changed | Refused:
     return Changed(after, [], nothing=after is sale)
 
 
-def _delete(shelf: Shelf, change: DeleteSale) -> Changed | Refused:
+def _delete(shelf: Shelf, change: DeleteSale, now_ms: int) -> Changed | Refused:
     sale = shelf.sales.get(change.sale_id)
     if sale is None:
         return not_found("saleId", change.sale_id)
     if shelf.used or any(stock.held or stock.sold for stock in shelf.stock.values()):
         message = f"Sale {sale.sale_id} has reservations or orders: end it instead"
         return Refused(Refusal.ILLEGAL_STATE, message, {"saleId": sale.sale_id})
-    return Changed(None, [])
+    return Changed(None, [_close(stock, change.actor, now_ms) for stock in shelf.stock.values()])
 
 
 def _restock(shelf: Shelf, change: Restock, now_ms: int) -> Changed | Refused:

@@ -20,6 +20,7 @@ dropped: an authorisation becomes a void, captured money becomes a refund.
 from collections import Counter
 
 import msgspec
+from msgspec.structs import replace
 
 from flashsale.core.books import Books
 from flashsale.core.exits import expire_one, expired, fall, illegal
@@ -83,6 +84,8 @@ def _named(books: Books, checkout: Checkout) -> list[Reservation] | Refused:
         if reservation is None or checkout.user_id not in (None, reservation.user_id):
             return not_found("reservationId", reservation_id)
         found.append(reservation)
+    if not found or len(set(checkout.reservation_ids)) != len(found):
+        return invalid("reservationIds", "must name at least one reservation, and none twice")
     if len(found) > LINES_MAX:
         return invalid("reservationIds", f"at most {LINES_MAX}")
     if len({(reservation.sale_id, reservation.user_id) for reservation in found}) != 1:
@@ -115,8 +118,7 @@ def _unpayable(reservations: list[Reservation], now_ms: int) -> Refused | None:
 def _reused(books: Books, checkout: Checkout, order: Order | None) -> Refused | None:
     for payment in books.payments.values():
         same = (payment.provider, payment.transaction_id) == (checkout.provider, checkout.transaction_id)
-        claimed = payment.status is not PaymentStatus.FAILED or payment.due is not None
-        if same and claimed and (order is None or payment.order_id != order.order_id):
+        if same and _claims(payment) and (order is None or payment.order_id != order.order_id):
             return Refused(
                 Refusal.PAYMENT_REUSED,
                 f"Transaction {checkout.transaction_id} pays for another order",
@@ -187,13 +189,41 @@ def _retried(books: Books, payment: Payment, checkout: Checkout, now_ms: int) ->
     return payment
 
 
-def settle(books: Books, payment_id: str, fact: Transaction, now_ms: int, new_id: NewId, lease_ms: int) -> Opened:
-    """Takes in what the provider says of a payment, and moves order and units by it. Idempotent, in any order."""
+def settle(
+    books: Books, payment_id: str, fact: Transaction, now_ms: int, new_id: NewId,
+    lease_ms: int, answers: Due | None = None,
+) -> Opened:  # fmt: skip
+    """Takes in what the provider says of a payment, and moves order and units by it. Idempotent, in any order.
+
+    `answers` is the step that the fact is the answer to; None when the provider spoke without being asked.
+    """
     payment = books.payments[payment_id]
     order = books.orders[payment.order_id]
-    if _news(payment, fact):
+    if answers is not None and answers is payment.due:
+        fact = _meant(payment.due, fact)
+    if _news(payment, fact) and not _claimed_by_another(books, payment):
         _take_in(books, order, payment, fact, now_ms, new_id, lease_ms)
     return Opened(order, payment)
+
+
+def _meant(step: Due, fact: Transaction) -> Transaction:
+    """A refusal has the meaning of the step it refuses: there is nothing (any more) to capture, or to void."""
+    if fact.status > PaymentStatus.FAILED:
+        return fact
+    refused = PaymentStatus.FAILED if step is Due.AUTHORISE else PaymentStatus.VOIDED
+    return replace(fact, status=refused, reason=fact.reason or "not authorised")
+
+
+def _claimed_by_another(books: Books, payment: Payment) -> bool:
+    """Once FAILED, a transaction is free for another order: what is said of it afterwards is said of that one."""
+    if _claims(payment):
+        return False
+    mine = (payment.provider, payment.transaction_id)
+    return any((other.provider, other.transaction_id) == mine and _claims(other) for other in books.payments.values())
+
+
+def _claims(payment: Payment) -> bool:
+    return payment.status is not PaymentStatus.FAILED or payment.due is not None
 
 
 def _news(payment: Payment, fact: Transaction) -> bool:
@@ -209,8 +239,9 @@ def _take_in(
     if wrong and payment.status <= PaymentStatus.FAILED < fact.status:
         _fail(payment, Refusal.PAYMENT_MISMATCH, f"it is over {fact.amount_minor} {fact.currency} (minor units)")
         return
-    for reservation in books.lines_of(order):
-        if lapsed(reservation, now_ms) and reservation.order_id == order.order_id:
+    in_order = [reservation for reservation in books.lines_of(order) if reservation.order_id == order.order_id]
+    for reservation in in_order:
+        if lapsed(reservation, now_ms):
             expire_one(books, reservation, now_ms)
     match fact.status:
         case PaymentStatus.FAILED:
@@ -340,16 +371,19 @@ def _give_back(books: Books, order: Order, now_ms: int, actor: str) -> None:
 
 def _owe_back(books: Books, order: Order, payment: Payment, reason: str, now_ms: int, new_id: NewId) -> None:
     """Records the intent to refund. An order that another payment has settled stays as it is."""
+    settled_by_another = order.transaction_id not in (None, payment.transaction_id)
+    if OrderStatus.REFUNDING in TRANSITIONS[order.status] and not settled_by_another:
+        order.status = OrderStatus.REFUNDING
+        books.announce(order, "refunding", now_ms)
+    if payment.amount_minor == 0:
+        _refunded_all(books, order, now_ms)
+        return
     refund = Refund(
         new_id("rfd_"), order.order_id, payment.payment_id, payment.amount_minor, reason,
         due_at_ms=now_ms, created_at_ms=now_ms,
     )  # fmt: skip
     books.refunds[refund.refund_id] = refund
     books.new_refunds.append(refund)
-    settled_by_another = order.transaction_id not in (None, payment.transaction_id)
-    if OrderStatus.REFUNDING in TRANSITIONS[order.status] and not settled_by_another:
-        order.status = OrderStatus.REFUNDING
-        books.announce(order, "refunding", now_ms)
 
 
 def refunded(books: Books, refund_id: str, now_ms: int) -> Order:
@@ -360,8 +394,12 @@ def refunded(books: Books, refund_id: str, now_ms: int) -> Order:
         return order
     refund.done = True
     books.changed_refunds[refund_id] = refund
-    open_ones = [each for each in books.refunds.values() if each.order_id == order.order_id and not each.done]
-    if order.status is OrderStatus.REFUNDING and not open_ones:
+    _refunded_all(books, order, now_ms)
+    return order
+
+
+def _refunded_all(books: Books, order: Order, now_ms: int) -> None:
+    owed = any(each.order_id == order.order_id and not each.done for each in books.refunds.values())
+    if order.status is OrderStatus.REFUNDING and not owed:
         order.status = OrderStatus.REFUNDED
         books.announce(order, "refunded", now_ms)
-    return order

@@ -21,6 +21,10 @@ NewId = Callable[[str], str]
 """Makes a fresh id with the prefix given: `new_id("res_")`."""
 
 
+ITEMS_MAX = 100
+QUANTITY_MAX = 10_000
+
+
 class Item(msgspec.Struct, frozen=True):
     sku_id: str
     quantity: int

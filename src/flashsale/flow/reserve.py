@@ -7,7 +7,7 @@ both ways decide by the same rules, and the read sends on to the writer whatever
 
 from flashsale.core.refusal import Refused, invalid, not_found
 from flashsale.core.reservation import RequestKind
-from flashsale.core.stock import Attempt, Item
+from flashsale.core.stock import ITEMS_MAX, QUANTITY_MAX, Attempt, Item
 from flashsale.flow.storefront import Storefront, on_sale
 from flashsale.ports import Clock, Ledger, Reply
 
@@ -21,6 +21,9 @@ class Reserving:
     def reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None:
         """One product. `reply` is called exactly once, maybe before this returns."""
         offer = self._offers.offers.get(sku_id)
+        if not 1 <= quantity <= QUANTITY_MAX:
+            reply(invalid("quantity", f"must be 1 to {QUANTITY_MAX}"))
+            return
         if offer is None:
             reply(not_found("skuId", sku_id))
             return
@@ -32,7 +35,7 @@ class Reserving:
 
     def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Reply) -> None:
         """Several products of one sale: all of them or none."""
-        sale_id = self._sale_of(items)
+        sale_id = _malformed(items) or self._sale_of(items)
         if isinstance(sale_id, Refused):
             reply(sale_id)
             return
@@ -48,3 +51,14 @@ class Reserving:
         if len(sales) != 1:
             return invalid("items", "must be products of one sale")
         return sales.pop()
+
+
+def _malformed(items: tuple[Item, ...]) -> Refused | None:
+    if not 1 <= len(items) <= ITEMS_MAX:
+        return invalid("items", f"must be 1 to {ITEMS_MAX}")
+    for number, item in enumerate(items):
+        if not 1 <= item.quantity <= QUANTITY_MAX:
+            return invalid(f"items[{number}].quantity", f"must be 1 to {QUANTITY_MAX}")
+    if len({item.sku_id for item in items}) != len(items):
+        return invalid("items", "must name each product once")
+    return None

@@ -26,6 +26,8 @@ from flashsale.ports import (
 STEPS_MAX = 6
 """Authorise, capture or void, and room for a retry: more in one run means that something goes in circles."""
 RETRY_MS = 1_000
+REFUSED_MS = 60_000
+"""A refund that its provider refuses stays owed: an operator has to see to it, and it is asked for again."""
 
 log = structlog.get_logger("flashsale.settle")
 
@@ -58,7 +60,7 @@ class Settling:
             if payment.due is None:
                 return opened
             fact = await self._step(payment, payment.due)
-            settled = await self._ledger.settle(PaymentFact(payment.payment_id, fact, self._lease_ms))
+            settled = await self._ledger.settle(PaymentFact(payment.payment_id, fact, self._lease_ms, payment.due))
             assert settled is not None
             opened = settled
         raise ProviderUnavailable(f"payment {opened.payment.payment_id} is not settled after {STEPS_MAX} steps")
@@ -92,9 +94,12 @@ class Settling:
 
     async def _pay_back(self, refund_id: str, payment: Payment, amount_minor: int) -> None:
         try:
-            await self._provider.refund(payment.transaction_id, amount_minor, refund_id)
+            answer = await self._provider.refund(payment.transaction_id, amount_minor, refund_id)
         except ProviderUnavailable as error:
             await self._put_off(PutOff(None, refund_id, RETRY_MS), str(error))
+            return
+        if answer.status is not PaymentStatus.CAPTURED or answer.refunded_minor < amount_minor:
+            await self._put_off(PutOff(None, refund_id, REFUSED_MS), f"refund refused: {answer.reason}")
             return
         await self._ledger.settle(RefundFact(refund_id))
 

@@ -9,11 +9,13 @@ import fcntl
 import os
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
 from flashsale.backends.queries import read_sql
-from flashsale.ports import LedgerInUse, SchemaUnknown
+from flashsale.ports import LedgerBroken, LedgerInUse, SchemaUnknown
 
 CACHE_KIB = 32 * 1024
 CHECKPOINT_PAGES = 2_000
@@ -97,6 +99,15 @@ def migrate(connection: sqlite3.Connection) -> list[str]:
             f"BEGIN IMMEDIATE;\n{read_sql('sqlite/' + known[number])}\nPRAGMA user_version = {number};\nCOMMIT;"
         )
     return [known[number] for number in pending]
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Opening a file that is damaged, or no ledger at all, is LedgerBroken."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LedgerBroken(f"{path} cannot be opened as a ledger: {error}") from error
 
 
 def is_fatal(error: sqlite3.Error) -> bool:

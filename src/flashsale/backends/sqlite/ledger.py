@@ -24,7 +24,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 import structlog
 
 from flashsale.backends.sqlite import moves, rows
-from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full, migrate
+from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full, migrate, readable
 from flashsale.backends.sqlite.find import ANSWERS, LONG
 from flashsale.backends.sqlite.group import Deliver, Group
 from flashsale.backends.sqlite.moves import Desk
@@ -148,10 +148,11 @@ class SqliteLedger:
         lock = FileLock(path)
         lock.take()
         try:
-            db = connect(path, writes=True)
-            migrate(db)
-            db.close()
-            return cls(path, lock, clock, observer, queue_max, batch_max, on_fatal or end_process)
+            with readable(path):
+                db = connect(path, writes=True)
+                migrate(db)
+                db.close()
+                return cls(path, lock, clock, observer, queue_max, batch_max, on_fatal or end_process)
         except BaseException:
             lock.give_back()
             raise
@@ -262,7 +263,7 @@ class SqliteLedger:
     def _answered(self, db: sqlite3.Connection, batch: list[Item]) -> list[Any]:
         attempts = [item.attempt for item in batch if isinstance(item, Asked)]
         refused = iter(self._refused(db, attempts) if attempts else ())
-        return [item.run(db) if isinstance(item, Job) else next(refused) for item in batch]
+        return [_found(item, db) if isinstance(item, Job) else next(refused) for item in batch]
 
     def _refused(self, db: sqlite3.Connection, attempts: list[Attempt]) -> list[Outcome | None]:
         books, now_ms = rows.books_of_attempts(db, self._sales, attempts), self._clock.now_ms()
@@ -277,18 +278,33 @@ class SqliteLedger:
         if committed.stock:
             self._observer.stock_changed(list(committed.stock.values()))
         for item, result in zip(batch, committed.results, strict=True):
-            item.answer(result)
+            _answer(item, result)
 
     def _deliver_read(self, batch: list[Item], results: list[Any]) -> None:
         for item, result in zip(batch, results, strict=True):
-            if isinstance(item, Job):
-                item.answer(result)
-            elif result is None:
+            if result is None and isinstance(item, Asked):
                 self.reserve(item.attempt, item.answer)
-            else:
-                if isinstance(result, Refused):
-                    self._lost[item.attempt.sale_id, result.refusal.code] += 1
-                item.answer(result)
+                continue
+            if isinstance(result, Refused) and isinstance(item, Asked):
+                self._lost[item.attempt.sale_id, result.refusal.code] += 1
+            _answer(item, result)
+
+
+def _answer(item: Item, result: Any) -> None:
+    """Whoever asked may fail to take his answer; those behind him get theirs all the same."""
+    try:
+        item.answer(result)
+    except Exception:
+        log.exception("an answer could not be delivered")
+
+
+def _found(job: Job, db: sqlite3.Connection) -> Any:
+    """A question that cannot be answered fails alone."""
+    try:
+        return job.run(db)
+    except (sqlite3.Error, ValueError) as error:
+        log.error("a question failed", exc_info=error)
+        return FAILED
 
 
 def _call(move: Callable[..., T], args: Any, kwargs: Any, desk: Desk) -> T:

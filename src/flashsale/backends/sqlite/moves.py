@@ -71,7 +71,7 @@ class Desk:
         self.stock, self.changed_sales = {}, {}
 
     def store(self, books: Books) -> None:
-        if not (books.journal or books.events or books.new_refunds or books.changed_payments or books.new_payments):
+        if books.unchanged:
             return
         self.wrote = True
         rows.store(self.db, books)
@@ -148,8 +148,12 @@ def settle(desk: Desk, fact: PaymentFact | RefundFact | PutOff) -> Opened | None
 def _settle_payment(desk: Desk, fact: PaymentFact) -> Opened:
     (order_id,) = desk.db.execute(SQL["order_of_payment"], (fact.payment_id,)).fetchone()
     books = rows.books_of(desk.db, desk.sales, order_ids=[order_id])
+    payment = books.payments[fact.payment_id]
+    rows.add_claims(desk.db, books, payment.provider, payment.transaction_id)
     now_ms = desk.clock.now_ms()
-    opened = settlement.settle(books, fact.payment_id, fact.transaction, now_ms, desk.new_id, fact.lease_ms)
+    opened = settlement.settle(
+        books, fact.payment_id, fact.transaction, now_ms, desk.new_id, fact.lease_ms, fact.answers
+    )
     desk.store(books)
     return opened
 
@@ -182,7 +186,8 @@ def alter_sale(desk: Desk, change: SaleChange) -> Sale | Refused | None:
     sale_id = change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
     stock_rows = {row[1]: Stock(*row) for row in desk.db.execute(SQL["stock_of_sale"], (sale_id,))}
     (used,) = desk.db.execute(SQL["sale_is_used"], (sale_id,)).fetchone()
-    changed = change_sale(Shelf(desk.sales, stock_rows, bool(used)), change, now_ms)
+    last_seq = _last_seq(desk, change, stock_rows)
+    changed = change_sale(Shelf(desk.sales, stock_rows, bool(used), last_seq), change, now_ms)
     if isinstance(changed, Refused) or changed.nothing:
         return changed if isinstance(changed, Refused) else changed.sale
     desk.wrote = True
@@ -191,6 +196,13 @@ def alter_sale(desk: Desk, change: SaleChange) -> Sale | Refused | None:
     rows.store_journal(desk.db, changed.movements)
     _audit(desk, change, sale_id, now_ms)
     return changed.sale
+
+
+def _last_seq(desk: Desk, change: SaleChange, stock_rows: dict[str, Stock]) -> dict[str, int]:
+    if not isinstance(change, CreateSale | EditSale):
+        return {}
+    sale_id, opened = change.draft.sale.sale_id, change.draft.units.keys() - stock_rows.keys()
+    return {sku_id: desk.db.execute(SQL["last_seq"], (sale_id, sku_id)).fetchone()[0] for sku_id in opened}
 
 
 def _put_sale(desk: Desk, sale_id: str, sale: Sale | None) -> None:

@@ -93,6 +93,9 @@ SELECT order_id FROM refund WHERE refund_id = ?1;
 -- name: sale_is_used
 SELECT EXISTS (SELECT 1 FROM reservation WHERE sale_id = ?1) OR EXISTS (SELECT 1 FROM orders WHERE sale_id = ?1);
 
+-- name: last_seq
+SELECT coalesce(max(sku_seq), 0) FROM journal WHERE sale_id = ?1 AND sku_id = ?2;
+
 -- Storing. The values of a row are the fields of the struct in core/, in its order. OR ROLLBACK, because a row that
 -- is refused ends the transaction anyway, and the default (undo this statement only) would have SQLite copy every
 -- page before it changes it: measured, 13 writes a reservation instead of 3.
