@@ -131,7 +131,7 @@ def switched(sale: Sale, switch: Switch, now_ms: int) -> Sale | None:
     sale = replace(sale, version=sale.version + 1)
     match switch:
         case Switch.START:
-            return replace(sale, starts_at_ms=now_ms)
+            return replace(sale, starts_at_ms=now_ms, paused=False)
         case Switch.PAUSE | Switch.RESUME:
             return replace(sale, paused=switch is Switch.PAUSE)
         case Switch.END:

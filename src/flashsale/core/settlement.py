@@ -23,7 +23,7 @@ import msgspec
 from msgspec.structs import replace
 
 from flashsale.core.books import Books
-from flashsale.core.exits import expire_one, expired, fall, illegal
+from flashsale.core.exits import expire, expired, fall, illegal
 from flashsale.core.journal import Kind
 from flashsale.core.order import LINES_MAX, TRANSITIONS, Order, OrderLine, OrderStatus
 from flashsale.core.payment import Due, Payment, PaymentStatus, Refund, Transaction
@@ -108,6 +108,7 @@ def _unpayable(reservations: list[Reservation], now_ms: int) -> Refused | None:
     for reservation in reservations:
         if reservation.status is Status.EXPIRED or lapsed(reservation, now_ms):
             return expired(reservation)
+    for reservation in reservations:
         if reservation.status is not Status.RESERVED:
             return illegal("reservationId", reservation.reservation_id, f"is {reservation.status}")
         if reservation.order_id is not None:
@@ -239,10 +240,7 @@ def _take_in(
     if wrong and payment.status <= PaymentStatus.FAILED < fact.status:
         _fail(payment, Refusal.PAYMENT_MISMATCH, f"it is over {fact.amount_minor} {fact.currency} (minor units)")
         return
-    in_order = [reservation for reservation in books.lines_of(order) if reservation.order_id == order.order_id]
-    for reservation in in_order:
-        if lapsed(reservation, now_ms):
-            expire_one(books, reservation, now_ms)
+    expire(books, now_ms)
     match fact.status:
         case PaymentStatus.FAILED:
             _fail(payment, Refusal.PAYMENT_DECLINED, fact.reason)
@@ -250,6 +248,8 @@ def _take_in(
             _authorised(books, order, payment, now_ms, lease_ms)
         case PaymentStatus.VOIDED:
             _voided(books, order, payment, now_ms)
+        case PaymentStatus.CAPTURED if wrong:
+            _captured_wrongly(books, order, payment, fact.amount_minor, now_ms, new_id)
         case PaymentStatus.CAPTURED:
             _captured(books, order, payment, now_ms, new_id)
 
@@ -294,10 +294,21 @@ def _captured(books: Books, order: Order, payment: Payment, now_ms: int, new_id:
     elif order.status is OrderStatus.EXPIRED and _room_for(books, order, now_ms):
         _honour(books, order, now_ms)
     elif not (order.status is OrderStatus.PENDING_PAYMENT and confirmed_by_it):
-        _owe_back(books, order, payment, "the order could not be given", now_ms, new_id)
+        _owe_back(books, order, payment, payment.amount_minor, "the order could not be given", now_ms, new_id)
         return
     order.status, order.transaction_id = OrderStatus.PAID, payment.transaction_id
     books.announce(order, "paid", now_ms)
+
+
+def _captured_wrongly(
+    books: Books, order: Order, payment: Payment, amount_minor: int, now_ms: int, new_id: NewId
+) -> None:
+    """The provider took another amount than it had authorised: nothing is sold for it, and it is owed back."""
+    payment.status, payment.due, payment.failure = PaymentStatus.CAPTURED, None, Refusal.PAYMENT_MISMATCH.code
+    if order.status is OrderStatus.PENDING_PAYMENT:
+        _give_back(books, order, now_ms, PROVIDER)
+        fall(books, order, OrderStatus.CANCELLED, now_ms)
+    _owe_back(books, order, payment, amount_minor, "captured with another amount", now_ms, new_id)
 
 
 def _room_for(books: Books, order: Order, now_ms: int) -> bool:
@@ -356,7 +367,8 @@ def cancel_order(
         return order
     for payment in books.payments_of(order_id):
         if payment.status is PaymentStatus.CAPTURED and payment.transaction_id == order.transaction_id:
-            _owe_back(books, order, payment, reason or "cancelled by the buyer", now_ms, new_id)
+            why = reason or "cancelled by the buyer"
+            _owe_back(books, order, payment, payment.amount_minor, why, now_ms, new_id)
     return order
 
 
@@ -369,17 +381,19 @@ def _give_back(books: Books, order: Order, now_ms: int, actor: str) -> None:
             books.transition(reservation, Kind.RETURN, now_ms, actor)
 
 
-def _owe_back(books: Books, order: Order, payment: Payment, reason: str, now_ms: int, new_id: NewId) -> None:
+def _owe_back(
+    books: Books, order: Order, payment: Payment, amount_minor: int, reason: str, now_ms: int, new_id: NewId
+) -> None:
     """Records the intent to refund. An order that another payment has settled stays as it is."""
     settled_by_another = order.transaction_id not in (None, payment.transaction_id)
     if OrderStatus.REFUNDING in TRANSITIONS[order.status] and not settled_by_another:
         order.status = OrderStatus.REFUNDING
         books.announce(order, "refunding", now_ms)
-    if payment.amount_minor == 0:
+    if amount_minor == 0:
         _refunded_all(books, order, now_ms)
         return
     refund = Refund(
-        new_id("rfd_"), order.order_id, payment.payment_id, payment.amount_minor, reason,
+        new_id("rfd_"), order.order_id, payment.payment_id, amount_minor, reason,
         due_at_ms=now_ms, created_at_ms=now_ms,
     )  # fmt: skip
     books.refunds[refund.refund_id] = refund

@@ -146,6 +146,7 @@ def settle(desk: Desk, fact: PaymentFact | RefundFact | PutOff) -> Opened | None
 
 
 def _settle_payment(desk: Desk, fact: PaymentFact) -> Opened:
+    _expire(desk)  # late money may be honoured with a unit whose time is over
     (order_id,) = desk.db.execute(SQL["order_of_payment"], (fact.payment_id,)).fetchone()
     books = rows.books_of(desk.db, desk.sales, order_ids=[order_id])
     payment = books.payments[fact.payment_id]
