@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flashsale.backends.clock import SteadyClock
-from flashsale.backends.sandbox import SandboxProvider, start_sandbox
+from flashsale.backends.sandbox import KeptSandbox, SandboxProvider
 from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.order import Order
@@ -174,12 +174,12 @@ async def _look_around(ledger: Ledger, storefront: Storefront) -> None:
 
 
 async def _provider(settings: Settings, stack: AsyncExitStack) -> PaymentProvider:
-    url = settings.sandbox_url
-    if not url:
-        sandbox = await start_sandbox(Path(settings.data) / "sandbox.db")
-        stack.push_async_callback(sandbox.close)
-        url = sandbox.url
-    provider = SandboxProvider(url, settings.provider_seconds)
+    if settings.sandbox_url:
+        provider = SandboxProvider(settings.sandbox_url, settings.provider_seconds)
+    else:
+        sandbox = await stack.enter_async_context(KeptSandbox(Path(settings.data) / "sandbox.db"))
+        provider = SandboxProvider(sandbox.url, settings.provider_seconds)
+        sandbox.on_move = provider.move_to
     stack.push_async_callback(provider.close)
     return provider
 

@@ -19,6 +19,8 @@ EVENTS = {
     "a read failed": "a mistake of ours in reading the ledger, with its traceback",
     "a question failed": "one read could not be answered; its asker was told 503",
     "an answer could not be delivered": "a mistake of ours behind a commit: it holds, but its asker was not told",
+    "the sandbox provider died and is started again": "its books are on the disk; payment steps under way are repeated",
+    "the sandbox provider could not be started": "`why` says what it said; tried again until it comes up",
     "disk full: nothing was changed": "the ledger could not grow; requests are answered with 503 until there is room",
     "clock": "the wall clock and the ledger's clock have drifted apart; `alarm` says by how much",
     "a loop failed and goes on at its next tick": "an error in a background loop, with its traceback",

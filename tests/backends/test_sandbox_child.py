@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flashsale.backends.sandbox import SandboxNotStarted, SandboxProvider, start_sandbox
+from flashsale.backends.sandbox import KeptSandbox, SandboxNotStarted, SandboxProvider, start_sandbox
 from flashsale.core.payment import PaymentStatus
 
 PARENT = """
@@ -121,3 +121,16 @@ def test_a_child_that_never_comes_up_is_an_error_and_is_not_left_behind(
         asyncio.run(start_sandbox(tmp_path / "books.db"))
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+async def test_a_kept_provider_that_is_killed_comes_back_with_its_books(tmp_path: Path) -> None:
+    async with KeptSandbox(tmp_path / "sandbox.db") as kept:
+        moved: asyncio.Queue[str] = asyncio.Queue()
+        provider = SandboxProvider(kept.url)
+        kept.on_move = moved.put_nowait
+        await provider.authorise("pay_1", 100, "USD", "key-1")
+        kept._process.process.kill()
+        provider.move_to(await asyncio.wait_for(moved.get(), 10))
+        found = await provider.look_up("pay_1")
+        await provider.close()
+    assert found is not None and found.status is PaymentStatus.AUTHORIZED

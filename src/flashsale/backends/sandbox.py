@@ -7,10 +7,12 @@ goes even when we are killed; whoever comes next opens the same books.
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
+import structlog
 
 from flashsale.backends.http_client import Answer, HttpClient
 from flashsale.backends.sandbox_books import Authorise, Call, Capture, Problem, Refund, Report, Void
@@ -22,6 +24,9 @@ CONNECTIONS_MAX = 64
 IDLE_SECONDS = 20.0  # shorter than the server keeps an idle connection, so that it never closes under a call
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
+RESTART_SECONDS = 0.5
+
+log = structlog.get_logger("flashsale.sandbox")
 
 LISTENING = "sandbox listening on "
 
@@ -37,7 +42,12 @@ class SandboxProvider:
     name: str = "sandbox"
 
     def __init__(self, url: str, call_seconds: float = CALL_SECONDS) -> None:
-        self._http = HttpClient(url, call_seconds, CONNECTIONS_MAX, IDLE_SECONDS)
+        self._call_seconds = call_seconds
+        self.move_to(url)
+
+    def move_to(self, url: str) -> None:
+        """The provider listens elsewhere now. Calls under way end where they began."""
+        self._http = HttpClient(url, self._call_seconds, CONNECTIONS_MAX, IDLE_SECONDS)
 
     async def authorise(self, transaction_id: str, amount_minor: int, currency: str, key: str) -> Transaction:
         return await self._call("/authorise", Authorise(transaction_id, amount_minor, currency, key))
@@ -127,6 +137,38 @@ async def start_sandbox(books: Path, slow_seconds: float = 3.0) -> SandboxProces
         await child.close(patience_seconds=0)
         raise
     return child
+
+
+class KeptSandbox:
+    """An async context in which a child provider runs, and is started again on the same books if it dies."""
+
+    def __init__(self, books: Path) -> None:
+        self._books = books
+        self.url = ""
+        self.on_move: Callable[[str], None] = lambda _: None
+
+    async def __aenter__(self) -> "KeptSandbox":
+        self._process = await start_sandbox(self._books)
+        self.url = self._process.url
+        self._keeper = asyncio.create_task(self._keep(), name="sandbox")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._keeper.cancel()
+        await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._process.close()
+
+    async def _keep(self) -> None:
+        while True:
+            await self._process.process.wait()
+            log.error("the sandbox provider died and is started again", code=self._process.process.returncode)
+            await asyncio.sleep(RESTART_SECONDS)
+            try:
+                self._process = await start_sandbox(self._books)
+            except SandboxNotStarted as error:
+                log.error("the sandbox provider could not be started", why=str(error))
+                continue
+            self.on_move(self._process.url)
 
 
 async def _announced_url(process: asyncio.subprocess.Process) -> str:
