@@ -87,7 +87,7 @@ class Shop:
 
     def decide(self, *attempts: Attempt) -> list[Granted | Refused]:
         """A batch, as a ledger decides it: what has lapsed goes back first."""
-        self.expire()
+        exits.expire(self.books, self.now_ms)
         return stock.reserve(self.books, attempts, self.now_ms, self.new_id)
 
     def reserve(self, user: str, *items: tuple[str, int], key: str | None = None) -> Granted | Refused:

@@ -21,10 +21,6 @@ def always(*_: Any) -> bool:
     return True
 
 
-def never(*_: Any) -> bool:
-    return False
-
-
 PROTECTIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "stock is checked": lambda patch: patch.setattr(stock, "sold_out", nothing),
     "the limit is checked": lambda patch: patch.setattr(stock, "_over_limit", nothing),
@@ -33,7 +29,7 @@ PROTECTIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a repeated key is answered": lambda patch: patch.setattr(stock, "_replay", nothing),
     "a key belongs to one wish": lambda patch: patch.setattr(stock, "_same_request", always),
     "a movement has its effect": lambda patch: patch.setitem(journal.EFFECT, Kind.CONFIRM, Effect(0, 0, 1)),
-    "a late authorisation does not confirm": lambda patch: patch.setattr(settlement, "lapsed", never),
+    "a late authorisation does not confirm": lambda patch: patch.setattr(settlement, "expire", nothing),
     "late money finds units or is owed back": lambda patch: patch.setattr(settlement, "_room_for", always),
     "money that nothing is given for is owed": lambda patch: patch.setattr(settlement, "_owe_back", nothing),
     "a transaction pays for one order": lambda patch: patch.setattr(settlement, "_reused", nothing),

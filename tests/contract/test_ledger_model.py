@@ -1,0 +1,50 @@
+"""Every ledger against the pure rules: the same random sequences, the same answers, the same books in the end."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+from contract.ledgers import LEDGERS
+from contract.twin import Twin
+from core.machine import UNITS, SaleMachine, play, the_sale
+from core.shop import HOLD_MS, OPENING_MS
+
+from flashsale.core.sale import LatePayment, Settlement
+
+SOAK = bool(os.environ.get("FLASHSALE_SOAK"))
+SEQUENCES = 10_000 if SOAK else 200
+STEPS = 50
+BLOCK = 10
+"""Sequences of one test: a failing one names its block, and then its seed."""
+
+TERMS = [
+    {},
+    {"late_payment": LatePayment.REFUND},
+    {"ends_at_ms": OPENING_MS + 10 * HOLD_MS},
+    {},
+    {"settlement": Settlement.NONE},
+]
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.mark.parametrize("opening", LEDGERS)
+@pytest.mark.parametrize("first", range(0, SEQUENCES, BLOCK))
+def test_a_ledger_decides_as_the_rules_do(opening, first, runner, tmp_path):
+    for seed in range(first, first + BLOCK):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        twin = Twin(runner, opening, folder, the_sale(**TERMS[seed % len(TERMS)]), UNITS)
+        try:
+            play(SaleMachine(twin), seed, STEPS)
+            twin.compare_everything()
+        except AssertionError as error:
+            error.add_note(f"seed {seed}")
+            raise
+        finally:
+            twin.close()
