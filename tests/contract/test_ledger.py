@@ -239,7 +239,7 @@ async def test_a_limit_taken_up_by_a_lapsed_reservation_is_not_certain(lamps):
 
 async def test_sold_out_is_not_certain_while_a_lapsed_reservation_has_not_been_swept(opening, tmp_path):
     async with shop(opening, tmp_path) as last_lamp:
-        await last_lamp.opens(units=1)
+        await last_lamp.opens(a_sale(a_product(limit=2)), units=1)
         await last_lamp.held("ann")
         last_lamp.clock.pass_ms(HOLD_MS)
         assert isinstance(await last_lamp.refuse("ann"), Granted)
