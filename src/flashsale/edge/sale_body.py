@@ -27,6 +27,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_MS = 253_402_300_799_999
 """The end of the year 9999."""
 
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,10})?([eE][+-]?\d{1,2})?", re.ASCII)
 """Fewer digits than the 28 that decimal keeps, so that nothing is rounded on its way."""
@@ -38,7 +39,7 @@ def sale_draft(body: bytes | Mapping[str, Any], sale_id: str | None = None) -> S
     A mapping is what a TOML or JSON file holds.
     """
     try:
-        asked = read(body if isinstance(body, bytes) else msgspec.json.encode(body), SaleBody)
+        asked = read(body if isinstance(body, bytes) else _encode(body), SaleBody)
     except Refusing as refusing:
         return refusing.refused
     faults = [*_unavailable(asked), *_choices(asked), *_misnamed(asked, sale_id), *_twice(asked)]

@@ -44,10 +44,16 @@ RequestKey = Annotated[str, Meta(pattern=PRINTABLE)]
 TransactionId = Annotated[str, Meta(pattern=TRANSACTION)]
 Currency = Annotated[str, Meta(pattern=CURRENCY)]
 Price = Annotated[Raw, Meta(extra_json_schema={"type": "number", "minimum": 0, "examples": [999.99]})]
+MaybePrice = Annotated[Raw, Meta(extra_json_schema={"type": ["number", "null"], "minimum": 0})]
 NOT_GIVEN = Raw(b"null")
 """A price that is left out, or null."""
 Moment = Annotated[str, Meta(extra_json_schema={"format": "date-time", "examples": ["2026-01-15T10:02:00Z"]})]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+
+
+NotYet = Annotated[bool, Meta(extra_json_schema={"const": False})]
+"""A switch of a later version; `sale_body` says so to whoever turns it on."""
+NoLimitYet = Annotated[int | None, Meta(extra_json_schema={"type": "null"})]
 
 
 def choice(*values: str) -> dict[str, Any]:
@@ -214,7 +220,7 @@ class ProductBody(Body):
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     flash_sale_price: Price
     stock: Annotated[int, Meta(ge=0, le=UNITS_MAX)]
-    base_price: Price = msgspec.field(default_factory=lambda: NOT_GIVEN)
+    base_price: MaybePrice = msgspec.field(default_factory=lambda: NOT_GIVEN)
     currency: Currency = "USD"
     per_user_limit: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)] = 1
     description: Annotated[str, Meta(max_length=10_000)] = ""
@@ -225,7 +231,7 @@ class ProductBody(Body):
 class WaitingRoomBody(Body):
     """The waiting room is not available yet: `enabled` must be false."""
 
-    enabled: bool = False
+    enabled: NotYet = False
     admit_per_second: Annotated[float, Meta(gt=0)] | None = None
     burst: Annotated[int, Meta(ge=1)] | None = None
     max_active: Annotated[int, Meta(ge=1)] | None = None
@@ -246,10 +252,10 @@ class SaleBody(Body):
     mode: Annotated[str, Meta(extra_json_schema=choice("direct"))] = Mode.DIRECT.value
     late_payment: Annotated[str, Meta(extra_json_schema=choice(*LatePayment))] = LatePayment.HONOUR.value
     settlement: Annotated[str, Meta(extra_json_schema=choice("online", "none"))] = Settlement.ONLINE.value
-    require_device: bool = False
-    per_device_limit: Annotated[int, Meta(ge=1)] | None = None
-    per_address_limit: Annotated[int, Meta(ge=1)] | None = None
-    one_active_hold: bool = False
+    require_device: NotYet = False
+    per_device_limit: NoLimitYet = None
+    per_address_limit: NoLimitYet = None
+    one_active_hold: NotYet = False
     waiting_room: WaitingRoomBody | None = None
 
 
