@@ -123,7 +123,10 @@ class App:
 
     async def _hot(self, route: Any, *args: Any) -> Answer:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        route(*(each.get(b"x-user-id") if isinstance(each, dict) else each for each in args), lambda got: answer.done() or answer.set_result(got))
+        route(
+            *(each.get(b"x-user-id") if isinstance(each, dict) else each for each in args),
+            lambda got: answer.done() or answer.set_result(got),
+        )
         return await answer
 
     async def _body(self, receive: Any, path: str) -> bytes | None:
@@ -168,8 +171,7 @@ async def serving(**settings: Any) -> AsyncIterator[Running]:
     app = App(shop)
     server = HttpServer(shop, app, "127.0.0.1", 0)
     task = asyncio.create_task(server.serve())
-    while not (server.started and server.server_state.default_headers):
-        await asyncio.sleep(0.001)
+    await until(lambda: server.started and server.server_state.default_headers)
     try:
         yield Running(shop, app, server, task)
     finally:
@@ -178,6 +180,13 @@ async def serving(**settings: Any) -> AsyncIterator[Running]:
         shop.reading.set()
         app.gate.set()
         await task
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Waits for what no event tells."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 what the server does inside is no event
+            await asyncio.sleep(0.001)
 
 
 def on_uvloop(test: Callable[..., Any]) -> Callable[..., None]:
@@ -220,7 +229,7 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.writer.close()
+        self.writer.transport.abort()
 
     def send(self, *pieces: bytes) -> None:
         self.writer.write(b"".join(pieces))

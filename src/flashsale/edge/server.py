@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from socket import socket
 from types import FrameType
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from flashsale.edge.hot_routes import HotRoutes, Shop
 from flashsale.settings import Settings
 
 BACKLOG = 4096
-SWITCH_SECONDS = 0.001
+SWITCH_SECONDS = 0.0005
 """How soon the event loop gets the interpreter back from the ledger's writer thread."""
 YOUNG_OBJECTS_MAX = 50_000
 """How many new objects the garbage collector lets pass between two looks at them."""
@@ -63,6 +64,13 @@ class HttpServer(uvicorn.Server):
         self.guard.draining = True
         if self._state is not None:
             self._state.draining = True
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Drains; whoever has not taken his answer by then is cut off."""
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
