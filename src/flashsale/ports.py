@@ -9,13 +9,13 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from flashsale.core.catalogue import SaleChange
+from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
 from flashsale.core.payment import Due, Payment, Refund, Transaction
 from flashsale.core.refusal import Refused
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
-from flashsale.core.settlement import Checkout, Opened
 from flashsale.core.stock import Attempt, Granted
 
 Outcome = Granted | Refused

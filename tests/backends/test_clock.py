@@ -67,7 +67,7 @@ def test_a_jump_of_more_than_five_seconds_is_an_alarm_and_is_not_followed(machin
 def test_a_small_difference_is_followed_slowly_and_without_an_alarm(machine, jump_ms):
     machine.jumps(jump_ms)
     machine.runs(TICK_MS)
-    assert abs(machine.now_ms - (START_MS + TICK_MS)) == TICK_MS // FOLLOW_PART
+    assert abs(machine.now_ms - (START_MS + TICK_MS)) <= TICK_MS // FOLLOW_PART
     machine.runs(FOLLOW_PART * abs(jump_ms))
     assert machine.now_ms == machine.wall_ms
     assert machine.clock.alarm is None

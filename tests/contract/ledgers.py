@@ -10,12 +10,12 @@ from core.shop import AUTHORIZED, CAPTURED, LEASE_MS, OPENING_MS, Units, a_check
 
 from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.core.catalogue import CreateSale
+from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
 from flashsale.core.payment import Payment, PaymentStatus
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
-from flashsale.core.settlement import Checkout, Opened
 from flashsale.core.stock import Attempt, Granted
 from flashsale.ports import (
     Clock,

@@ -9,11 +9,11 @@ from contract.ledgers import LEDGERS, HandClock, Shop, shop, together
 from core.audit import histories
 from core.shop import AUTHORIZED, CAPTURED, HOLD_MS, a_product, a_sale, an_attempt, refusal_of
 
+from flashsale.core.checkout import Opened
 from flashsale.core.journal import Kind
 from flashsale.core.payment import Due
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.reservation import Status
-from flashsale.core.settlement import Opened
 from flashsale.core.stock import Granted
 from flashsale.ports import FindReservations, LedgerUnavailable
 

@@ -14,10 +14,10 @@ from contract.ledgers import Shop as LedgerShop
 from core.shop import LEASE_MS, OPENING_MS, Shop, Units, a_draft
 
 from flashsale.core.catalogue import Changed, CreateSale, SaleChange
+from flashsale.core.checkout import Checkout
 from flashsale.core.payment import Transaction
 from flashsale.core.refusal import Refused
 from flashsale.core.sale import Sale
-from flashsale.core.settlement import Checkout
 from flashsale.core.stock import Attempt, Granted
 from flashsale.ports import (
     DueWork,

@@ -27,11 +27,11 @@ from core.shop import (
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from flashsale.core.catalogue import EditSale, SwitchSale
+from flashsale.core.checkout import Opened
 from flashsale.core.payment import Due
 from flashsale.core.refusal import Refusal
 from flashsale.core.reservation import lapsed
 from flashsale.core.sale import SaleState, Switch, state_at
-from flashsale.core.settlement import Opened
 from flashsale.core.stock import Attempt, Granted
 
 USERS = ("ann", "bob", "cyd")

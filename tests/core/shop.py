@@ -13,13 +13,13 @@ from msgspec.structs import replace
 from flashsale.core import exits, settlement, stock
 from flashsale.core.books import Books
 from flashsale.core.catalogue import Changed, Restock, SaleChange, SaleDraft, Shelf, change_sale
+from flashsale.core.checkout import Checkout, Opened, open_order
 from flashsale.core.journal import Kind, Stock, move
 from flashsale.core.order import Order
 from flashsale.core.payment import Due, Payment, PaymentStatus, Refund, Transaction
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.reservation import RequestKind, Reservation
 from flashsale.core.sale import Product, Sale
-from flashsale.core.settlement import Checkout, Opened
 from flashsale.core.stock import Attempt, Granted, Item
 
 OPENING_MS = 1_800_000_000_000
@@ -100,7 +100,7 @@ class Shop:
         return exits.release(self.books, reservation_id, user, self.now_ms)
 
     def open_order(self, checkout: Checkout) -> Opened | Refused:
-        return settlement.open_order(self.books, checkout, self.now_ms, self.new_id)
+        return open_order(self.books, checkout, self.now_ms, self.new_id)
 
     def settle(self, payment_id: str, fact: Transaction) -> Opened:
         return settlement.settle(self.books, payment_id, fact, self.now_ms, self.new_id, LEASE_MS)

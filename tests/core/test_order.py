@@ -16,10 +16,10 @@ from core.shop import (
     refusal_of,
 )
 
+from flashsale.core.checkout import Opened
 from flashsale.core.order import LINES_MAX, TRANSITIONS, OrderStatus
 from flashsale.core.payment import Due
 from flashsale.core.refusal import Refusal
-from flashsale.core.settlement import Opened
 
 LEADS_TO = {
     "PENDING_PAYMENT": {"PAID", "CANCELLED", "EXPIRED"},

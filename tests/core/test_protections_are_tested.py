@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from core.machine import SaleMachine, play
 
-from flashsale.core import books, catalogue, exits, journal, settlement, stock
+from flashsale.core import books, catalogue, checkout, exits, journal, settlement, stock
 from flashsale.core.journal import Effect, Kind
 
 
@@ -32,7 +32,7 @@ PROTECTIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "a late authorisation does not confirm": lambda patch: patch.setattr(settlement, "expire", nothing),
     "late money finds units or is owed back": lambda patch: patch.setattr(settlement, "_room_for", always),
     "money that nothing is given for is owed": lambda patch: patch.setattr(settlement, "_owe_back", nothing),
-    "a transaction pays for one order": lambda patch: patch.setattr(settlement, "_reused", nothing),
+    "a transaction pays for one order": lambda patch: patch.setattr(checkout, "_reused", nothing),
     "an order that falls is not captured": lambda patch: patch.setattr(settlement, "fall", nothing),
     "only what awaits payment is confirmed": lambda patch: patch.setattr(settlement, "_awaits_payment", always),
     "a released order falls": lambda patch: patch.setattr(exits, "fall", nothing),

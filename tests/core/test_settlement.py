@@ -23,12 +23,12 @@ from core.shop import (
     refusal_of,
 )
 
+from flashsale.core.checkout import Opened
 from flashsale.core.order import OrderStatus
 from flashsale.core.payment import Due, PaymentStatus
 from flashsale.core.refusal import Refusal
 from flashsale.core.reservation import Status
 from flashsale.core.sale import LatePayment
-from flashsale.core.settlement import Opened
 
 FACTS = (FAILED, AUTHORIZED, VOIDED, CAPTURED)
 Happening = Callable[[Shop, Opened], object]

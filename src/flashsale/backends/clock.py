@@ -24,10 +24,11 @@ class SteadyClock:
         self._monotonic_ns = monotonic_ns
         self._checked_ns = monotonic_ns()
         self._offset_ms = wall_ns() // 1_000_000 - self._checked_ns // 1_000_000
+        self._floor_ms = 0
         self._alarm: str | None = None
 
     def now_ms(self) -> int:
-        return self._monotonic_ns() // 1_000_000 + self._offset_ms
+        return max(self._monotonic_ns() // 1_000_000 + self._offset_ms, self._floor_ms)
 
     def follow(self) -> None:
         """Compares with the wall clock. To be called regularly; the sweeper does, on every tick."""
@@ -42,6 +43,7 @@ class SteadyClock:
             )
             return
         self._alarm = None
+        self._floor_ms = self.now_ms()  # following backwards is standing still for a while
         step_ms = min(abs(drift_ms), passed_ms // FOLLOW_PART)
         self._offset_ms += step_ms if drift_ms > 0 else -step_ms
 

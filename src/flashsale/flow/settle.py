@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.order import Order, OrderStatus
 from flashsale.core.payment import Due, Payment, PaymentStatus, Transaction
 from flashsale.core.refusal import Refusal, Refused
-from flashsale.core.settlement import Checkout, Opened
 from flashsale.ports import (
     Clock,
     DueWork,

@@ -28,13 +28,14 @@ from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full,
 from flashsale.backends.sqlite.find import ANSWERS, LONG
 from flashsale.backends.sqlite.group import Deliver, Group
 from flashsale.backends.sqlite.moves import Desk
+from flashsale.backends.sqlite.rows import SQL
 from flashsale.core.catalogue import SaleChange
+from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.journal import Stock
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
-from flashsale.core.settlement import Checkout, Opened
 from flashsale.core.stock import Attempt, refuse_early
 from flashsale.ports import (
     Clock,
@@ -130,6 +131,8 @@ class SqliteLedger:
         self._connections = [connect(path, writes=index == 0) for index in range(3)]
         self._desk = Desk(self._connections[0], clock)
         self._sales = self._desk.sales
+        self._undecided: set[tuple[str, str, str | None]] = set()
+        """The requests with a key that wait for the writer."""
         self._lost: Counter[tuple[str, str]] = Counter()
         read, scan = (partial(self._read, db) for db in self._connections[1:])
         self._writer: Group[Item] = Group("ledger-writer", loop, self._write, batch_max, queue_max)
@@ -162,9 +165,13 @@ class SqliteLedger:
     def reserve(self, attempt: Attempt, reply: Reply) -> None:
         if self._closing or not self._writer.put(Asked(attempt, reply)):
             reply(BUSY)
+        elif attempt.key is not None:
+            self._undecided.add((attempt.user_id, attempt.sale_id, attempt.key))
 
     def refuse(self, attempt: Attempt, reply: Reply) -> None:
-        if self._closing or not self._reader.put(Asked(attempt, reply)):
+        if (attempt.user_id, attempt.sale_id, attempt.key) in self._undecided:
+            self.reserve(attempt, reply)  # the first of two copies may win yet, and both must hear the same
+        elif self._closing or not self._reader.put(Asked(attempt, reply)):
             reply(BUSY)
 
     async def release(self, reservation_id: str, user_id: str | None) -> Reservation | Refused:
@@ -267,7 +274,10 @@ class SqliteLedger:
 
     def _refused(self, db: sqlite3.Connection, attempts: list[Attempt]) -> list[Outcome | None]:
         books, now_ms = rows.books_of_attempts(db, self._sales, attempts), self._clock.now_ms()
-        return [_certain(refuse_early(books, attempt, now_ms)) for attempt in attempts]
+        open_ends = {Refusal.LIMIT_EXCEEDED}
+        if db.execute(SQL["something_lapsed"], (now_ms,)).fetchone():
+            open_ends.add(Refusal.SOLD_OUT)
+        return [_certain(refuse_early(books, attempt, now_ms), open_ends) for attempt in attempts]
 
     # The event loop.
 
@@ -278,6 +288,8 @@ class SqliteLedger:
         if committed.stock:
             self._observer.stock_changed(list(committed.stock.values()))
         for item, result in zip(batch, committed.results, strict=True):
+            if isinstance(item, Asked) and item.attempt.key is not None:
+                self._undecided.discard((item.attempt.user_id, item.attempt.sale_id, item.attempt.key))
             _answer(item, result)
 
     def _deliver_read(self, batch: list[Item], results: list[Any]) -> None:
@@ -323,7 +335,6 @@ def _decided(desk: Desk, batch: Sequence[Item]) -> list[Any]:
     return moved + outcomes
 
 
-def _certain(outcome: Outcome | None) -> Outcome | None:
-    """A limit may be taken up by a reservation that has lapsed and is not swept yet: only the writer knows."""
-    limited = isinstance(outcome, Refused) and outcome.refusal is Refusal.LIMIT_EXCEEDED
-    return None if limited else outcome
+def _certain(outcome: Outcome | None, open_ends: set[Refusal]) -> Outcome | None:
+    """Limit and units may be taken up by what has lapsed and is not swept yet: then only the writer knows."""
+    return None if isinstance(outcome, Refused) and outcome.refusal in open_ends else outcome

@@ -24,12 +24,13 @@ from flashsale.core.catalogue import (
     SwitchSale,
     change_sale,
 )
+from flashsale.core.checkout import Checkout, Opened
+from flashsale.core.checkout import open_order as find_or_open
 from flashsale.core.journal import Stock
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refused
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
-from flashsale.core.settlement import Checkout, Opened
 from flashsale.core.stock import Attempt
 from flashsale.ports import Clock, Outcome, PaymentFact, PutOff, RefundFact
 
@@ -129,7 +130,7 @@ def release(desk: Desk, reservation_id: str, user_id: str | None) -> Reservation
 def open_order(desk: Desk, checkout: Checkout) -> Opened | Refused:
     books = rows.books_of(desk.db, desk.sales, checkout.reservation_ids)
     rows.add_claims(desk.db, books, checkout.provider, checkout.transaction_id)
-    outcome = settlement.open_order(books, checkout, desk.clock.now_ms(), desk.new_id)
+    outcome = find_or_open(books, checkout, desk.clock.now_ms(), desk.new_id)
     desk.store(books)
     return outcome
 

@@ -47,6 +47,9 @@ CROSS JOIN reservation AS r
 -- name: lapsed_ids
 SELECT reservation_id FROM reservation WHERE status = 'RESERVED' AND expires_at_ms <= ?1 ORDER BY expires_at_ms LIMIT ?2;
 
+-- name: something_lapsed
+SELECT 1 FROM reservation WHERE status = 'RESERVED' AND expires_at_ms <= ?1 LIMIT 1;
+
 -- name: next_expiry
 SELECT min(expires_at_ms) FROM reservation WHERE status = 'RESERVED';
 

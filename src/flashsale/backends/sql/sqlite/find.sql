@@ -23,7 +23,8 @@ SELECT seq, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after,
        sold_after, reservation_id, actor, reason, at_ms
 FROM journal INDEXED BY journal_sku_seq
 WHERE sale_id = ?1 AND sku_id = ?2
-  AND sku_seq > coalesce((SELECT max(j.sku_seq) FROM journal AS j WHERE j.seq = ?3), 0)
+  AND sku_seq > coalesce((SELECT j.sku_seq FROM journal AS j NOT INDEXED
+                          WHERE j.seq <= ?3 AND j.sale_id = ?1 AND j.sku_id = ?2 ORDER BY j.seq DESC LIMIT 1), 0)
 ORDER BY sku_seq LIMIT ?4;
 
 -- name: audit_page
