@@ -1,7 +1,7 @@
 """What an operator can do to a sale over HTTP."""
 
 import pytest
-from edge.shop import ADMIN, API, LONG_AGO, OPERATOR, TOKEN, TOMORROW, Shop, faults, product, sale, said
+from edge.shop import ADMIN, API, LONG_AGO, OPERATOR, TOKEN, TOMORROW, Shop, faults, product, said, sale
 
 ROUTES = [
     ("POST", "sales"), ("GET", "sales"), ("GET", "sales/S1"), ("PUT", "sales/S1"), ("DELETE", "sales/S1"),

@@ -232,7 +232,7 @@ async def test_what_is_expired_reads_so_and_can_neither_be_given_back_nor_paid(s
     await shop.open(reservationSeconds=1)
     reservation_id = await shop.held()
     async with asyncio.timeout(5):
-        while (await shop.ask("GET", f"reservations/{reservation_id}")).json()["status"] == "RESERVED":
+        while (await shop.ask("GET", f"reservations/{reservation_id}")).json()["status"] == "RESERVED":  # noqa: ASYNC110 it happens on the other side
             await asyncio.sleep(0.05)
     told = (await shop.ask("GET", f"reservations/{reservation_id}")).json()
     assert (told["status"], told["expiresInSeconds"]) == ("EXPIRED", 0)

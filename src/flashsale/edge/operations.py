@@ -37,6 +37,27 @@ GUARDS = ((b"content-security-policy", POLICY), (b"x-content-type-options", b"no
 KEPT = ((b"cache-control", b"public, max-age=86400"), (b"x-content-type-options", b"nosniff"))
 
 
+class Part(schema.Shown):
+    """A part of the server: `ok`, or what is wrong in words."""
+
+    state: str
+    needed: bool
+    """Whether the server is not ready without it."""
+
+
+class Health(schema.Shown):
+    """`ok` or `ready`; `degraded`: units can be sold, but a part is in trouble; `unavailable`: 503."""
+
+    status: str
+    version: str
+    server_time: schema.Moment
+    parts: dict[str, Part]
+
+
+class Alive(schema.Shown):
+    status: str
+
+
 class Operations:
     def __init__(self, engine: Engine, provider: PaymentProvider, draining: Callable[[], bool]) -> None:
         self._engine = engine
@@ -44,18 +65,18 @@ class Operations:
         self._draining = draining
 
     async def live(self, ask: Ask) -> Answer:
-        return views.json(schema.Alive(OK))
+        return views.json(Alive(OK))
 
     async def health(self, well: str, ask: Ask) -> Answer:
         ledger, provider = await asyncio.gather(self._ledger(), self._payments())
         parts = {
-            "server": schema.Part("draining" if self._draining() else OK, needed=True),
-            "ledger": schema.Part(ledger, needed=True),
-            "provider": schema.Part(provider, needed=False),
-            "clock": schema.Part(self._engine.clock.alarm or OK, needed=False),
+            "server": Part("draining" if self._draining() else OK, needed=True),
+            "ledger": Part(ledger, needed=True),
+            "provider": Part(provider, needed=False),
+            "clock": Part(self._engine.clock.alarm or OK, needed=False),
         }
         status = _status(parts, well)
-        shown = schema.Health(status, __version__, timestamp(self._engine.clock.now_ms()), parts)
+        shown = Health(status, __version__, timestamp(self._engine.clock.now_ms()), parts)
         return views.json(shown, 503 if status == "unavailable" else 200)
 
     async def _ledger(self) -> str:
@@ -77,7 +98,7 @@ class Operations:
         return OK
 
 
-def _status(parts: dict[str, schema.Part], well: str) -> str:
+def _status(parts: dict[str, Part], well: str) -> str:
     troubled = [part for part in parts.values() if part.state != OK]
     if any(part.needed for part in troubled):
         return "unavailable"
@@ -111,9 +132,9 @@ def calls(operations: Operations, pages: Pages) -> list[Call]:
     """Every route that is about the server itself."""
     who = Audience.OPERATIONS
     health, ready = partial(operations.health, OK), partial(operations.health, "ready")
-    both = {200: schema.Health, 503: schema.Health}
+    both = {200: Health, 503: Health}
     return [
-        Call("GET", "/health/live", who, "The process answers", operations.live, {200: schema.Alive}),
+        Call("GET", "/health/live", who, "The process answers", operations.live, {200: Alive}),
         Call("GET", "/health/ready", who, "Whether to send requests here", ready, both),
         Call("GET", "/health", who, "Every part with its state", health, both),
         Call("GET", "/api/openapi.json", who, "This document", pages.openapi, {200: dict}),

@@ -387,27 +387,3 @@ class Stats(Shown):
     """Paid orders for each reservation made."""
     unique_users: int
     refusals: dict[str, int]
-
-
-# Operations
-
-
-class Part(Shown):
-    """A part of the server: `ok`, or what is wrong in words."""
-
-    state: str
-    needed: bool
-    """Whether the server is not ready without it."""
-
-
-class Health(Shown):
-    """`ok` or `ready`; `degraded`: units can be sold, but a part is in trouble; `unavailable`: 503."""
-
-    status: str
-    version: str
-    server_time: Moment
-    parts: dict[str, Part]
-
-
-class Alive(Shown):
-    status: str
