@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.shop import AUTHORIZED, CAPTURED, LEASE_MS, OPENING_MS, Units, a_checkout, a_draft, a_fact, a_sale, an_attempt
+from structlog.testing import capture_logs
 
 from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.core.catalogue import CreateSale
@@ -167,9 +168,11 @@ class Shop:
 
 @asynccontextmanager
 async def shop(opening: Opening, folder: Path, clock: HandClock | None = None, **options: Any) -> AsyncIterator[Shop]:
+    """A ledger in the hand. What it logs is kept off the terminal."""
     clock, audience = clock or HandClock(), Audience()
-    async with opening(folder, clock, audience, **options) as ledger:
-        yield Shop(ledger, clock, audience)
+    with capture_logs():
+        async with opening(folder, clock, audience, **options) as ledger:
+            yield Shop(ledger, clock, audience)
 
 
 def answered(ask: Callable[[Attempt, Callable[[Outcome], None]], None], attempt: Attempt) -> asyncio.Future[Outcome]:
