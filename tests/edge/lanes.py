@@ -5,7 +5,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from typing import Any
 
@@ -175,11 +175,17 @@ async def serving(**settings: Any) -> AsyncIterator[Running]:
     try:
         yield Running(shop, app, server, task)
     finally:
-        server.should_exit = True
         shop.release()
         shop.reading.set()
         app.gate.set()
-        await task
+        if not server.should_exit:  # only a test that asks for it waits for the whole ceremony
+            task.cancel()
+            server.servers[0].close()
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
+        with suppress(asyncio.CancelledError):
+            await task
+        await asyncio.gather(*server.server_state.tasks, return_exceptions=True)
 
 
 async def until(condition: Callable[[], Any]) -> None:

@@ -22,6 +22,7 @@ connection lingers for a moment without reading, or the client would see a reset
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import httptools
@@ -52,19 +53,6 @@ def rendered(answer: Answer, defaults: list[Header], close: bool) -> bytes:
     if close:
         told.append((b"connection", b"close"))
     return STATUS_LINE[answer.status] + b"".join([b"%b: %b\r\n" % header for header in told]) + b"\r\n" + answer.body
-
-
-class Ordinary:
-    """The turn of a request of the app."""
-
-    __slots__ = ("begin", "cycle")
-
-    def __init__(self, cycle: RequestResponseCycle, begin: Turn) -> None:
-        self.cycle = cycle
-        self.begin = begin
-
-    def __call__(self) -> None:
-        self.begin()
 
 
 class Connection(HttpToolsProtocol):
@@ -104,6 +92,8 @@ class Connection(HttpToolsProtocol):
         self.body = b""
         self.body_bytes = 0
         self.body_max = 0
+        self.messages = 0
+        """How many have begun since somebody set this to 0."""
 
     # The connection
 
@@ -225,6 +215,7 @@ class Connection(HttpToolsProtocol):
     # The parser's callbacks
 
     def on_message_begin(self) -> None:
+        self.messages += 1
         if self.deaf:
             return
         self.receiving = HEAD
@@ -237,6 +228,9 @@ class Connection(HttpToolsProtocol):
         self.cycle = None  # type: ignore[assignment]
         self.body = b""
         self.body_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self.url = self.url + url if self.url else url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.receiving == HEAD:  # what comes after a chunked body is not a header
@@ -276,7 +270,7 @@ class Connection(HttpToolsProtocol):
         if self.body_bytes > self.body_max:
             self._too_large()
         elif self.hot:
-            self.body += body
+            self.body = self.body + body if self.body else body
         else:
             super().on_body(body)
 
@@ -293,11 +287,10 @@ class Connection(HttpToolsProtocol):
         """uvicorn would begin at once; here an ordinary request waits for its turn."""
         if self.parser.should_upgrade():
             cycle.keep_alive = False
-        turn = Ordinary(cycle, lambda: self._begin(cycle, app))
         if self.busy or self.line:
-            self.line.append(turn)
+            self.line.append(partial(self._begin, cycle, app))
         else:
-            turn()
+            self._begin(cycle, app)
 
     def _begin(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self.busy = True
@@ -334,9 +327,7 @@ class Connection(HttpToolsProtocol):
 
     def _rest(self) -> None:
         """Nothing waits here; go on reading, or end."""
-        if self.linger_until is not None:
-            return
-        if self.closing and not self.receiving:
+        if self.closing and not self.receiving and self.linger_until is None:
             self.transport.close()
         elif self.flow.read_paused:
             self.begun = self.guard.now
@@ -375,7 +366,7 @@ class Connection(HttpToolsProtocol):
             self.running = None
             self.busy = False
         else:
-            self.line = deque(turn for turn in self.line if not (isinstance(turn, Ordinary) and turn.cycle is cycle))
+            self.line = deque(turn for turn in self.line if not (isinstance(turn, partial) and turn.args[0] is cycle))
         return not cycle.response_started
 
     def _last_word(self, answer: Answer) -> None:

@@ -106,7 +106,6 @@ class FastLane(Connection):
         super().__init__(lane.guard, lane.now_ms, config, server_state, app_state, _loop)
         self.lane = lane
         self.routes = lane.routes if config.limit_concurrency is None else None
-        self.messages = 0
         self.close_after = False
         """Whether the client wants the connection closed after the hot request in work."""
         # Of the hot message being received:
@@ -127,15 +126,13 @@ class FastLane(Connection):
             return
         self.messages = 0
         super().data_received(data)
-        self._remember(data)
+        if self.hot == AVAILABILITY:
+            self._remember(data)
 
     def _remember(self, data: bytes) -> None:
-        if self.hot == AVAILABILITY and self.messages == 1 and not self.receiving and self.keep_alive:
+        """Keeps what came in, if it was exactly one request."""
+        if self.messages == 1 and self.receiving == NOTHING and self.keep_alive:
             self.lane.remember(data, Remembered(self.subject, self.url.decode()))
-
-    def on_message_begin(self) -> None:
-        self.messages += 1
-        super().on_message_begin()
 
     def _announced(self) -> int:
         """Reads the headers that matter, and finds out whether the request is hot."""

@@ -20,12 +20,15 @@ HEADERS_MAX = 100
 SCAN_SECONDS_MAX = 0.5
 
 _BODY_MAX_BUYER = 16 * 1024
-_BODY_MAX = ((b"/api/v1/admin/", 1024 * 1024), (b"/api/v1/payments/webhook/", 64 * 1024))
+_BODY_MAX = {b"/api/v1/admin/": 1024 * 1024, b"/api/v1/payments/webhook/": 64 * 1024}
+_LARGE = tuple(_BODY_MAX)
 
 
 def body_max(url: bytes) -> int:
     """The most bytes the body of a request to this URL may have."""
-    return next((most for prefix, most in _BODY_MAX if url.startswith(prefix)), _BODY_MAX_BUYER)
+    if not url.startswith(_LARGE):
+        return _BODY_MAX_BUYER
+    return next(most for prefix, most in _BODY_MAX.items() if url.startswith(prefix))
 
 
 class Guarded(Protocol):
