@@ -56,6 +56,7 @@ class Engine:
         self.clock = clock
         self.ledger = ledger
         self.storefront = storefront
+        self.provider = provider
         self._reserving = Reserving(ledger, storefront, clock)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
         self.worker = Worker(ledger, self._settling, clock)

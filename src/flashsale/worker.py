@@ -5,6 +5,7 @@ A loop that fails is logged and goes on at its next tick: these loops only repea
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 
@@ -57,8 +58,7 @@ async def _every(seconds: float, step: Callable[[], Awaitable[int]], woken: asyn
             await step()
         except Exception:
             log.exception("a loop failed and goes on at its next tick", loop=asyncio.current_task())
-        try:
-            await asyncio.wait_for(woken.wait(), seconds)
-            woken.clear()
-        except TimeoutError:
-            pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # wait_for may swallow a cancellation that meets the event
+                await woken.wait()
+        woken.clear()

@@ -14,36 +14,36 @@ from flashsale.core.sale import Sale, SaleState, Switch, state_at, switched
 UNITS_MAX = 1_000_000_000
 
 
-class SaleDraft(msgspec.Struct, frozen=True):
+class SaleDraft(msgspec.Struct, frozen=True, rename="camel"):
     """A sale as an operator asks for it, with the units of each product."""
 
     sale: Sale
     units: dict[str, int]
 
 
-class CreateSale(msgspec.Struct, frozen=True):
+class CreateSale(msgspec.Struct, frozen=True, rename="camel"):
     draft: SaleDraft
     actor: str
 
 
-class EditSale(msgspec.Struct, frozen=True):
+class EditSale(msgspec.Struct, frozen=True, rename="camel"):
     draft: SaleDraft
     expected_version: int | None
     actor: str
 
 
-class SwitchSale(msgspec.Struct, frozen=True):
+class SwitchSale(msgspec.Struct, frozen=True, rename="camel"):
     sale_id: str
     switch: Switch
     actor: str
 
 
-class DeleteSale(msgspec.Struct, frozen=True):
+class DeleteSale(msgspec.Struct, frozen=True, rename="camel"):
     sale_id: str
     actor: str
 
 
-class Restock(msgspec.Struct, frozen=True):
+class Restock(msgspec.Struct, frozen=True, rename="camel"):
     sale_id: str
     sku_id: str
     quantity: int

@@ -44,7 +44,7 @@ class Settlement(StrEnum):
     NONE = "none"
 
 
-class Product(msgspec.Struct, frozen=True):
+class Product(msgspec.Struct, frozen=True, rename="camel"):
     """What is sold, at which price, and how many of it one user may have. Units are in the stock row."""
 
     sku_id: str
@@ -58,7 +58,7 @@ class Product(msgspec.Struct, frozen=True):
     image_url: str = ""
 
 
-class Sale(msgspec.Struct, frozen=True, dict=True):
+class Sale(msgspec.Struct, frozen=True, dict=True, rename="camel"):
     """The terms of a sale as the operator set them. `version` rises with each change (If-Match)."""
 
     sale_id: str

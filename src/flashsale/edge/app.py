@@ -66,7 +66,7 @@ def create_app(
     calls += operator.calls(engine)
     state = State({"draining": False})
     leaving = draining or (lambda: bool(state.draining))
-    calls += operations.calls(operations.Operations(engine, engine._settling._provider, leaving), pages)
+    calls += operations.calls(operations.Operations(engine, engine.provider, leaving), pages)
     pages.document = document(calls)
     desk = _Desk(engine, token.encode())
     return Litestar(

@@ -86,7 +86,7 @@ class HotRoutes:
         """GET /products/{sku}/availability. The same object while nothing has changed, for 50 ms at most."""
         now_ms = self._now_ms()
         offer = self._storefront.offers.get(sku_id)
-        if offer is None:
+        if offer is None or offer.sale.starts_at_ms is None:  # a draft is nobody's business
             self._rendered.pop(sku_id, None)
             return refusal(not_found("skuId", sku_id[:ECHO_MAX]), path, now_ms)
         kept = self._rendered.get(sku_id)
