@@ -80,6 +80,8 @@ class Connection(HttpToolsProtocol):
         self.linger_until: float | None = None
         self.quiet = 0.0
         """When the last answer was written."""
+        self.stalled = 0.0
+        """Since when the client has not taken what is written, if `flow.write_paused`."""
         # Of the message being received:
         self.receiving = NOTHING
         self.begun = 0.0
@@ -146,6 +148,9 @@ class Connection(HttpToolsProtocol):
         if self.linger_until is not None:
             if now >= self.linger_until:
                 self.transport.abort()
+        elif self.flow.write_paused:
+            if now - self.stalled > self.guard.idle_seconds:
+                self.transport.abort()
         elif self.receiving and not (self.flow.read_paused or self.unfed):
             if now - self.begun > self.guard.receive_seconds:
                 self._refuse(408, "Request Timeout", invalid("request", "was not received in time"))
@@ -169,6 +174,10 @@ class Connection(HttpToolsProtocol):
     def _tell_the_last(self) -> None:
         if self.running is not None and self._last():
             self.running.keep_alive = False
+
+    def pause_writing(self) -> None:
+        self.stalled = self.guard.now
+        super().pause_writing()
 
     def resume_writing(self) -> None:
         super().resume_writing()
