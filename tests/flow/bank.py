@@ -19,10 +19,11 @@ class Line(Enum):
     GOOD = "asked and answered"
     REQUEST_LOST = "never reached the provider"
     REPLY_LOST = "done, but the answer is lost"
+    REQUEST_LATE = "given up by us, and done some time later"
 
 
 class Bank:
-    """`PaymentProvider`. A transaction id that begins with `declined` is declined."""
+    """`PaymentProvider`. A transaction id that begins with `declined` is declined, `instant` is captured at once."""
 
     name: str = "sandbox"
 
@@ -36,10 +37,17 @@ class Bank:
         self.on_its_way = asyncio.Event()
         """Set when a call waits."""
         self.line: Callable[[str], Line] = lambda _: Line.GOOD
+        self.said: list[Transaction] = []
+        """All it ever answered or would have, oldest first."""
+        self.floating: list[Callable[[], Transaction]] = []
+        """Calls that we gave up and that are still on their way to it."""
+        self.gave_up: set[str] = set()
+        """The transactions of those calls."""
         self._answers: dict[str, Transaction] = {}
 
     async def authorise(self, transaction_id: str, amount_minor: int, currency: str, key: str) -> Transaction:
-        status = S.FAILED if transaction_id.startswith("declined") else S.AUTHORIZED
+        prefix, _, _ = transaction_id.partition("-")
+        status = {"declined": S.FAILED, "instant": S.CAPTURED}.get(prefix, S.AUTHORIZED)
         fresh = Transaction(transaction_id, status, amount_minor, currency, reason="declined" * (status is S.FAILED))
         return await self._call("authorise", transaction_id, key, lambda now: now or fresh)
 
@@ -77,7 +85,10 @@ class Bank:
         if self.hangs:
             self.on_its_way.set()
             await self.hangs.wait()
-        if line is Line.REQUEST_LOST:
+        if line is Line.REQUEST_LATE:
+            self.gave_up.add(transaction_id)
+            self.floating.append(lambda: self._answered(step, transaction_id, key, change))
+        if line in (Line.REQUEST_LOST, Line.REQUEST_LATE):
             raise ProviderUnavailable(f"{step} was never heard")
         answer = self._answered(step, transaction_id, key, change)
         if line is Line.REPLY_LOST:
@@ -91,6 +102,7 @@ class Bank:
             return Transaction(transaction_id, S.FAILED, 0, "", reason=f"{step} refused")
         if key not in self._answers:
             self.books[transaction_id] = self._answers[key] = change(now)
+            self.said.append(self._answers[key])
         return self._answers[key]
 
 

@@ -177,6 +177,18 @@ async def test_an_authorisation_unanswered_until_the_time_is_over_is_voided(tmp_
         assert await it.counters() == (10, 0, 0)
 
 
+async def test_an_authorisation_that_reaches_the_provider_after_its_void_is_voided_too(counter):
+    """Given up, voided for nothing because the provider had not heard of it yet, and then done after all."""
+    lose_once(counter.bank, "authorise", Line.REQUEST_LATE)
+    await counter.buys()
+    counter.shop.clock.pass_ms(HOLD_MS)
+    await counter.shop.ledger.expire()
+    await counter.settling.resume()
+    counter.bank.floating.pop()()
+    await counter.resumes()
+    assert not any(each.status is PaymentStatus.AUTHORIZED for each in counter.bank.books.values())
+
+
 @pytest.mark.parametrize("lost", [Line.REQUEST_LOST, Line.REPLY_LOST])
 async def test_a_lost_void_is_asked_again(counter, lost):
     counter.bank.line = lambda step: lost if step == "capture" else Line.GOOD
