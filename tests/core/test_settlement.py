@@ -25,7 +25,7 @@ from core.shop import (
 
 from flashsale.core.checkout import Opened
 from flashsale.core.order import OrderStatus
-from flashsale.core.payment import Due, PaymentStatus
+from flashsale.core.payment import Due, PaymentStatus, Transaction
 from flashsale.core.refusal import Refusal
 from flashsale.core.reservation import Status
 from flashsale.core.sale import LatePayment
@@ -319,6 +319,15 @@ def test_a_decline_after_the_time_is_over_leaves_an_expired_order(over):
     over(shop, opened)
     opened = shop.hear(opened, FAILED)
     assert (opened.order.status, opened.payment.due) == (OrderStatus.EXPIRED, None)
+
+
+def test_a_void_of_a_transaction_that_nobody_authorised_is_over_no_amount_and_closes_it():
+    shop = Shop()
+    opened = shop.ordered()
+    cancels(shop, opened)
+    opened = shop.settle(opened.payment.payment_id, Transaction("tx", VOIDED, 0, ""))
+    assert (opened.payment.status, opened.payment.due) == (VOIDED, None)
+    assert opened.payment.failure != Refusal.PAYMENT_MISMATCH.code
 
 
 def test_a_void_of_nothing_is_not_asked_for_again():

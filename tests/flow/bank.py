@@ -41,8 +41,6 @@ class Bank:
         """All it ever answered or would have, oldest first."""
         self.floating: list[Callable[[], Transaction]] = []
         """Calls that we gave up and that are still on their way to it."""
-        self.gave_up: set[str] = set()
-        """The transactions of those calls."""
         self._answers: dict[str, Transaction] = {}
 
     async def authorise(self, transaction_id: str, amount_minor: int, currency: str, key: str) -> Transaction:
@@ -55,7 +53,9 @@ class Bank:
         return await self._call("capture", transaction_id, key, _moves(S.AUTHORIZED, S.CAPTURED))
 
     async def void(self, transaction_id: str, key: str) -> Transaction:
-        return await self._call("void", transaction_id, key, _moves(S.AUTHORIZED, S.VOIDED))
+        unseen = Transaction(transaction_id, S.VOIDED, 0, "")
+        voids = _moves(S.AUTHORIZED, S.VOIDED)
+        return await self._call("void", transaction_id, key, lambda now: voids(now) if now else unseen)
 
     async def refund(self, transaction_id: str, amount_minor: int, key: str) -> Transaction:
         def pay_back(now: Transaction | None) -> Transaction:
@@ -86,7 +86,6 @@ class Bank:
             self.on_its_way.set()
             await self.hangs.wait()
         if line is Line.REQUEST_LATE:
-            self.gave_up.add(transaction_id)
             self.floating.append(lambda: self._answered(step, transaction_id, key, change))
         if line in (Line.REQUEST_LOST, Line.REQUEST_LATE):
             raise ProviderUnavailable(f"{step} was never heard")
@@ -96,9 +95,9 @@ class Bank:
         return answer
 
     def _answered(self, step: str, transaction_id: str, key: str, change: Change) -> Transaction:
-        """A key repeats its answer; what was never authorised can be nothing else, and leaves no trace."""
+        """A key repeats its answer. Nothing but a void can be done to what was never authorised, or leaves a trace."""
         now = self.books.get(transaction_id)
-        if step in self.refuses or (now is None and step != "authorise"):
+        if step in self.refuses or (now is None and step not in ("authorise", "void")):
             return Transaction(transaction_id, S.FAILED, 0, "", reason=f"{step} refused")
         if key not in self._answers:
             self.books[transaction_id] = self._answers[key] = change(now)
