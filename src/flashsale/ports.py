@@ -233,7 +233,8 @@ class ProviderUnavailable(Exception):
 class PaymentProvider(Protocol):
     """Money. Every call carries an idempotency key: repeating a call with its key repeats its answer
     and moves nothing twice. A refusal is an answer (`FAILED` with a reason); only an unknown outcome
-    raises `ProviderUnavailable`. Amounts are integer minor units."""
+    raises `ProviderUnavailable`. A void also closes a transaction that the provider has not seen yet, so that an
+    authorisation overtaken by it holds no money. Amounts are integer minor units."""
 
     name: str
 

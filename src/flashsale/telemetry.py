@@ -17,6 +17,8 @@ EVENTS = {
     "request failed": "a mistake of ours in answering a request, with its traceback; the client was told 500",
     "a batch failed and is tried in halves": "a mistake of ours in a transaction; only the item at fault will fail",
     "a read failed": "a mistake of ours in reading the ledger, with its traceback",
+    "payment step failed": "a mistake, or a refund that its provider refuses: it stays owed, and is tried every minute",
+    "the observer could not be told": "a mistake of ours behind a commit: it holds, the shop window may be stale",
     "a question failed": "one read could not be answered; its asker was told 503",
     "an answer could not be delivered": "a mistake of ours behind a commit: it holds, but its asker was not told",
     "the sandbox provider died and is started again": "its books are on the disk; payment steps under way are repeated",

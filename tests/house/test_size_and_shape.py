@@ -12,7 +12,9 @@ LINES_OF_A_FILE = 400
 # "file function": why everything is swallowed there. Each one must turn the error into a report or a refusal.
 MAY_SWALLOW_EVERYTHING: dict[str, str] = {
     "src/flashsale/worker.py _every": "a loop's outermost step: logged, and repeated at the next tick",
-    "src/flashsale/backends/sqlite/ledger.py SqliteLedger._committed": "the writer's outermost step: rolled back, tried in halves",
+    "src/flashsale/backends/sqlite/ledger.py SqliteLedger._committed": "the writer's outermost step: tried in halves",
+    "src/flashsale/flow/settle.py Settling._in_peace": "one payment's failure is not the others'",
+    "src/flashsale/backends/sqlite/ledger.py SqliteLedger._deliver": "answers go out whatever the observer does",
     "src/flashsale/backends/sqlite/ledger.py _answer": "one asker's failure is not his neighbours': logged",
     "src/flashsale/backends/sqlite/ledger.py SqliteLedger._read": "a reader's outermost step: its askers are told 503",
 }

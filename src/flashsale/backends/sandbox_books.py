@@ -5,8 +5,8 @@ transaction and the answer of its key are committed together. A call that the ru
 nothing and is answered with the transaction as it is. Several processes may have the same file open:
 each batch takes the write lock first and trusts nothing it read before.
 
-An answer is kept under its key for good, with one exception: a call about a transaction nobody ever
-made leaves no trace, so that its key still works once the transaction exists.
+An answer is kept under its key for good, with one exception: a capture or refund of a transaction nobody
+ever made leaves no trace, so that its key still works once the transaction exists. A void does leave one.
 """
 
 import sqlite3
@@ -189,6 +189,8 @@ def decide(call: Call, now: Transaction | None) -> Decision:
             return _begin(call)
         case Capture(amount_minor=amount), Transaction(status=PaymentStatus.AUTHORIZED) if amount == now.amount_minor:
             return replace(now, status=PaymentStatus.CAPTURED), ("capture",)
+        case Void(), None:  # its authorisation may still be on the way, and must find the door closed
+            return Transaction(call.transaction_id, PaymentStatus.VOIDED, 0, ""), ()
         case Void(), Transaction(status=PaymentStatus.AUTHORIZED):
             return replace(now, status=PaymentStatus.VOIDED), ("void",)
         case Refund(amount_minor=amount), Transaction(status=PaymentStatus.CAPTURED) if amount <= _refundable(now):

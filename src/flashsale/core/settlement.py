@@ -79,7 +79,8 @@ def _take_in(
 ) -> None:
     books.changed_payments[payment.payment_id] = payment
     wrong = (fact.amount_minor, fact.currency) != (payment.amount_minor, payment.currency)
-    if wrong and payment.status <= PaymentStatus.FAILED < fact.status:
+    money = fact.status in (PaymentStatus.AUTHORIZED, PaymentStatus.CAPTURED)
+    if wrong and money and payment.status <= PaymentStatus.FAILED:
         _fail(payment, Refusal.PAYMENT_MISMATCH, f"it is over {fact.amount_minor} {fact.currency} (minor units)")
         return
     expire(books, now_ms)

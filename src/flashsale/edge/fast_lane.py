@@ -32,10 +32,12 @@ _RESERVE_URL, _RESERVE_PATH = b"/api/v1/reservations", "/api/v1/reservations"
 _AVAILABILITY_URL = re.compile(rb"/api/v1/products/([A-Za-z0-9_-]{1,64})/availability").fullmatch
 _RESERVATION_URL = re.compile(rb"/api/v1/reservations/(res_[A-Za-z0-9]{1,64})").fullmatch
 
-_LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL = range(1, 6)
+_HOST_FORM = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?").fullmatch
+
+_LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL, _HOST = range(1, 7)
 _KINDS = {
-    b"content-length": _LENGTH, b"idempotency-key": _KEY, b"x-user-id": _USER, b"connection": _CONNECTION,
-    b"transfer-encoding": _UNUSUAL, b"expect": _UNUSUAL, b"upgrade": _UNUSUAL,
+    b"host": _HOST, b"content-length": _LENGTH, b"idempotency-key": _KEY, b"x-user-id": _USER,
+    b"connection": _CONNECTION, b"transfer-encoding": _UNUSUAL, b"expect": _UNUSUAL, b"upgrade": _UNUSUAL,
 }  # fmt: skip
 
 
@@ -59,6 +61,8 @@ class Lane:
         its bytes alone, so at a message boundary the same bytes are the same request."""
         self.spellings = dict(_KINDS)
         """What a header is about, by its name as it was spelled; 0: nothing that matters here."""
+        self.hosts: set[bytes] = set()
+        """Values of Host that have been found well-formed."""
         self._defaults: list[Header] = []
         self._starts: dict[int, bytes] = {}
 
@@ -86,6 +90,13 @@ class Lane:
         if len(self.spellings) < SPELLINGS_MAX:
             self.spellings[name] = kind
         return kind
+
+    def is_host(self, value: bytes) -> bool:
+        if _HOST_FORM(value) is None:
+            return False
+        if len(self.hosts) < SPELLINGS_MAX:
+            self.hosts.add(value)
+        return True
 
     def remember(self, data: bytes, request: Remembered) -> None:
         if len(data) <= MEMO_BYTES_MAX:
@@ -153,6 +164,8 @@ class FastLane(Connection):
                 plain, user = plain and user is None, value
             elif kind == _CONNECTION:
                 versioned = True
+            elif kind == _HOST:
+                plain = plain and (value in self.lane.hosts or self.lane.is_host(value))
             else:
                 plain = False
         if plain:

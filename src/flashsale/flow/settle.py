@@ -4,13 +4,16 @@ Every step was committed before it is called and is repeated with its own key, s
 may drive one payment: the buyer's request, his second click, the resumer after a crash.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
+from msgspec.structs import replace
 
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.order import Order, OrderStatus
-from flashsale.core.payment import Due, Payment, PaymentStatus, Transaction
+from flashsale.core.payment import Due, Payment, PaymentStatus, Refund, Transaction
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.ports import (
     Clock,
@@ -27,9 +30,13 @@ STEPS_MAX = 6
 """Authorise, capture or void, and room for a retry: more in one run means that something goes in circles."""
 RETRY_MS = 1_000
 REFUSED_MS = 60_000
-"""A refund that its provider refuses stays owed: an operator has to see to it, and it is asked for again."""
+"""How long a step waits that failed in a way nobody expected."""
 
 log = structlog.get_logger("flashsale.settle")
+
+
+class RefundRefused(Exception):
+    """The provider will not pay back what we owe. It stays owed, and an operator has to see to it."""
 
 
 class Settling:
@@ -79,33 +86,39 @@ class Settling:
     async def resume(self) -> int:
         """Takes up the steps that nobody is working on: after a crash, a lost reply, a provider that was away."""
         work = await self._ledger.find(DueWork(self._clock.now_ms()))
-        for payment in work.payments:
-            await self._resume_payment(payment)
-        for refund, payment in work.refunds:
-            await self._pay_back(refund.refund_id, payment, refund.amount_minor)
-        return len(work.payments) + len(work.refunds)
+        steps = [
+            self._in_peace(PutOff(each.payment_id, None, RETRY_MS), partial(self._resume, each))
+            for each in work.payments
+        ]
+        steps += [
+            self._in_peace(PutOff(None, refund.refund_id, RETRY_MS), partial(self._pay_back, refund, payment))
+            for refund, payment in work.refunds
+        ]
+        for outcome in await asyncio.gather(*steps, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return len(steps)
 
-    async def _resume_payment(self, payment: Payment) -> None:
+    async def _in_peace(self, later: PutOff, step: Callable[[], Awaitable[None]]) -> None:
+        """One payment that cannot be moved does not hold the others up: its step is put off."""
+        try:
+            await step()
+        except ProviderUnavailable as error:
+            log.warning("payment step put off", payment_id=later.payment_id, refund_id=later.refund_id, why=str(error))
+            await self._ledger.settle(later)
+        except Exception:
+            log.exception("payment step failed", payment_id=later.payment_id, refund_id=later.refund_id)
+            await self._ledger.settle(replace(later, delay_ms=REFUSED_MS))
+
+    async def _resume(self, payment: Payment) -> None:
         order = Order("", "", "", OrderStatus.PENDING_PAYMENT, payment.currency, (), "", "", 0)
-        try:
-            await self._drive(Opened(order, payment))
-        except ProviderUnavailable as error:
-            await self._put_off(PutOff(payment.payment_id, None, RETRY_MS), str(error))
+        await self._drive(Opened(order, payment))
 
-    async def _pay_back(self, refund_id: str, payment: Payment, amount_minor: int) -> None:
-        try:
-            answer = await self._provider.refund(payment.transaction_id, amount_minor, refund_id)
-        except ProviderUnavailable as error:
-            await self._put_off(PutOff(None, refund_id, RETRY_MS), str(error))
-            return
-        if answer.status is not PaymentStatus.CAPTURED or answer.refunded_minor < amount_minor:
-            await self._put_off(PutOff(None, refund_id, REFUSED_MS), f"refund refused: {answer.reason}")
-            return
-        await self._ledger.settle(RefundFact(refund_id))
-
-    async def _put_off(self, step: PutOff, why: str) -> None:
-        log.warning("payment step put off", payment_id=step.payment_id, refund_id=step.refund_id, why=why)
-        await self._ledger.settle(step)
+    async def _pay_back(self, refund: Refund, payment: Payment) -> None:
+        answer = await self._provider.refund(payment.transaction_id, refund.amount_minor, refund.refund_id)
+        if answer.status is not PaymentStatus.CAPTURED or answer.refunded_minor < refund.amount_minor:
+            raise RefundRefused(answer.reason or f"{answer.refunded_minor} of {refund.amount_minor} refunded")
+        await self._ledger.settle(RefundFact(refund.refund_id))
 
 
 def _answer(opened: Opened) -> Order | Refused:

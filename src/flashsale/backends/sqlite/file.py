@@ -28,7 +28,8 @@ class FileLock:
     """An advisory lock beside the ledger's file, which goes with its process however that ends."""
 
     def __init__(self, ledger: Path) -> None:
-        self._path = ledger.with_name(ledger.name + ".lock")
+        real = ledger.resolve()  # a link to the file is the same ledger
+        self._path = real.with_name(real.name + ".lock")
         self._descriptor = -1
 
     def take(self) -> None:

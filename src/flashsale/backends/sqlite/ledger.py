@@ -60,6 +60,12 @@ BUSY = Refused(Refusal.UNAVAILABLE, "The ledger is busy: try again", {"retryAfte
 FULL = Refused(Refusal.UNAVAILABLE, "The ledger's disk is full: nothing was changed", {"retryAfterSeconds": 5})
 FAILED = Refused(Refusal.UNAVAILABLE, "The ledger could not take this: nothing was changed", {"retryAfterSeconds": 1})
 
+BROKEN = Refused(
+    Refusal.UNAVAILABLE,
+    "The ledger's store has failed; whether this was taken shows after its restart: repeat it with the same key",
+    {"retryAfterSeconds": 5},
+)
+
 log = structlog.get_logger("flashsale.ledger")
 
 
@@ -75,7 +81,7 @@ class Job:
     def answer(self, result: object) -> None:
         if self.future.done():
             return
-        if isinstance(result, Refused) and (result is FULL or result is FAILED):
+        if isinstance(result, Refused) and result.refusal is Refusal.UNAVAILABLE:
             self.future.set_exception(LedgerUnavailable(result.message))
         else:
             self.future.set_result(result)
@@ -128,6 +134,7 @@ class SqliteLedger:
         self._on_fatal = on_fatal
         self._loop = loop
         self._closing = False
+        self._broken = False
         self._connections = [connect(path, writes=index == 0) for index in range(3)]
         self._desk = Desk(self._connections[0], clock)
         self._sales = self._desk.sales
@@ -227,10 +234,13 @@ class SqliteLedger:
 
     def _committed(self, batch: Sequence[Item]) -> Committed:
         desk = self._desk
+        if self._broken:
+            return Committed([BROKEN] * len(batch), {}, {}, desk.sales)
         try:
             desk.begin()
             results = _decided(desk, batch)
             desk.commit()
+            _count_refusals(desk, batch, results)
             return Committed(results, desk.stock, desk.changed_sales, desk.sales)
         except Exception as error:
             verdict = self._rolled_back(error, len(batch))
@@ -245,14 +255,22 @@ class SqliteLedger:
     def _rolled_back(self, error: Exception, size: int) -> Refused | None:
         """Undoes the transaction. A refusal means that trying parts of it is of no use."""
         if isinstance(error, sqlite3.Error) and is_fatal(error):
-            self._on_fatal(LedgerBroken(f"{error} ({getattr(error, 'sqlite_errorname', '?')})"))
-            return FAILED
-        self._desk.roll_back()
+            return self._break(error)
+        try:
+            self._desk.roll_back()
+        except sqlite3.Error as worse:
+            return self._break(worse)
         if isinstance(error, sqlite3.Error) and is_full(error):
             log.error("disk full: nothing was changed", attempts=size)
             return FULL
         log.error("a batch failed and is tried in halves", size=size, exc_info=error)
         return None
+
+    def _break(self, error: sqlite3.Error) -> Refused:
+        """From here on nothing is taken: memory and disk may differ."""
+        self._broken = True
+        self._on_fatal(LedgerBroken(f"{error} ({getattr(error, 'sqlite_errorname', '?')})"))
+        return BROKEN
 
     # The readers' threads.
 
@@ -283,14 +301,20 @@ class SqliteLedger:
 
     def _deliver(self, batch: list[Item], committed: Committed) -> None:
         self._sales = committed.sales
-        for sale_id, sale in committed.changed.items():
-            self._observer.sale_changed(sale_id, sale)
-        if committed.stock:
-            self._observer.stock_changed(list(committed.stock.values()))
+        try:
+            self._tell(committed)
+        except Exception:
+            log.exception("the observer could not be told")
         for item, result in zip(batch, committed.results, strict=True):
             if isinstance(item, Asked) and item.attempt.key is not None:
                 self._undecided.discard((item.attempt.user_id, item.attempt.sale_id, item.attempt.key))
             _answer(item, result)
+
+    def _tell(self, committed: Committed) -> None:
+        for sale_id, sale in committed.changed.items():
+            self._observer.sale_changed(sale_id, sale)
+        if committed.stock:
+            self._observer.stock_changed(list(committed.stock.values()))
 
     def _deliver_read(self, batch: list[Item], results: list[Any]) -> None:
         for item, result in zip(batch, results, strict=True):
@@ -328,11 +352,13 @@ def _decided(desk: Desk, batch: Sequence[Item]) -> list[Any]:
     attempts = [item.attempt for item in batch if isinstance(item, Asked)]
     if not attempts:
         return moved
-    outcomes = moves.reserve(desk, attempts)
-    for attempt, outcome in zip(attempts, outcomes, strict=True):
-        if isinstance(outcome, Refused):
-            desk.refusals[attempt.sale_id, outcome.refusal.code] += 1
-    return moved + outcomes
+    return moved + moves.reserve(desk, attempts)
+
+
+def _count_refusals(desk: Desk, batch: Sequence[Item], outcomes: list[Any]) -> None:
+    for item, outcome in zip(batch, outcomes, strict=True):
+        if isinstance(outcome, Refused) and isinstance(item, Asked):
+            desk.refusals[item.attempt.sale_id, outcome.refusal.code] += 1
 
 
 def _certain(outcome: Outcome | None, open_ends: set[Refusal]) -> Outcome | None:

@@ -59,9 +59,12 @@ class Desk:
         self.stock, self.changed_sales, self.wrote = {}, {}, False
 
     def commit(self) -> None:
-        if self.wrote and self.refusals:
-            self._write_refusals()
+        counted = [(*key, times) for key, times in self.refusals.items()] if self.wrote else []
+        if counted:
+            self.db.executemany(SQL["refusals"], counted)
         self.db.execute(SQL["commit"])
+        if counted:
+            self.refusals.clear()
 
     def roll_back(self) -> None:
         if self.db.in_transaction:
@@ -81,11 +84,6 @@ class Desk:
                 self.next_expiry_ms = reservation.expires_at_ms
         for line in books.touched_stock:
             self.stock[line] = books.stock[line]
-
-    def _write_refusals(self) -> None:
-        counted = [(*key, times) for key, times in self.refusals.items()]
-        self.db.executemany(SQL["refusals"], counted)
-        self.refusals.clear()
 
 
 def reserve(desk: Desk, attempts: Sequence[Attempt]) -> list[Outcome]:
