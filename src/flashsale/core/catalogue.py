@@ -59,8 +59,8 @@ class Shelf(msgspec.Struct):
 
     sales: dict[str, Sale]
     stock: dict[str, Stock]
-    used: bool
-    """Whether a reservation or an order of the sale exists."""
+    has_orders: bool
+    """Whether an order of the sale exists, whatever became of it."""
     last_seq: dict[str, int] = {}
     """The last `sku_seq` of products that have no stock row now: a sequence goes on, also after a deletion."""
 
@@ -215,8 +215,8 @@ def _delete(shelf: Shelf, change: DeleteSale, now_ms: int) -> Changed | Refused:
     sale = shelf.sales.get(change.sale_id)
     if sale is None:
         return not_found("saleId", change.sale_id)
-    if shelf.used or any(stock.held or stock.sold for stock in shelf.stock.values()):
-        message = f"Sale {sale.sale_id} has reservations or orders: end it instead"
+    if shelf.has_orders or any(stock.held or stock.sold for stock in shelf.stock.values()):
+        message = f"Sale {sale.sale_id} has units held or sold, or orders: end it instead"
         return Refused(Refusal.ILLEGAL_STATE, message, {"saleId": sale.sale_id})
     return Changed(None, [_close(stock, change.actor, now_ms) for stock in shelf.stock.values()])
 

@@ -185,9 +185,9 @@ def alter_sale(desk: Desk, change: SaleChange) -> Sale | Refused | None:
     now_ms = desk.clock.now_ms()
     sale_id = change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
     stock_rows = {row[1]: Stock(*row) for row in desk.db.execute(SQL["stock_of_sale"], (sale_id,))}
-    (used,) = desk.db.execute(SQL["sale_is_used"], (sale_id,)).fetchone()
+    (has_orders,) = desk.db.execute(SQL["has_orders"], (sale_id,)).fetchone()
     last_seq = _last_seq(desk, change, stock_rows)
-    changed = change_sale(Shelf(desk.sales, stock_rows, bool(used), last_seq), change, now_ms)
+    changed = change_sale(Shelf(desk.sales, stock_rows, bool(has_orders), last_seq), change, now_ms)
     if isinstance(changed, Refused) or changed.nothing:
         return changed if isinstance(changed, Refused) else changed.sale
     desk.wrote = True

@@ -93,8 +93,8 @@ SELECT order_id FROM payment WHERE payment_id = ?1;
 -- name: order_of_refund
 SELECT order_id FROM refund WHERE refund_id = ?1;
 
--- name: sale_is_used
-SELECT EXISTS (SELECT 1 FROM reservation WHERE sale_id = ?1) OR EXISTS (SELECT 1 FROM orders WHERE sale_id = ?1);
+-- name: has_orders
+SELECT EXISTS (SELECT 1 FROM orders WHERE sale_id = ?1);
 
 -- name: last_seq
 SELECT coalesce(max(sku_seq), 0) FROM journal WHERE sale_id = ?1 AND sku_id = ?2;
