@@ -190,8 +190,11 @@ def admin_token(settings: Settings) -> tuple[str, Path | None]:
     if settings.admin_token:
         return settings.admin_token, None
     place = Path(settings.data) / "admin-token"
-    if not place.exists():
+    if not place.exists() or not place.read_text().strip():
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch(mode=0o600)
-        place.write_text(secrets.token_urlsafe(32))
+        fresh = place.with_name(place.name + ".new")
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_urlsafe(32))
+        fresh.replace(place)  # whole or not at all
     return place.read_text().strip(), place

@@ -189,6 +189,10 @@ class Ledger(Protocol):
     answers UNAVAILABLE (attempts) or raises `LedgerUnavailable` (everything else).
     """
 
+    @property
+    def alarm(self) -> str | None:
+        """Why nothing can be written now, in words for the operator; None while it can."""
+
     def reserve(self, attempt: Attempt, reply: Reply) -> None:
         """Decides an attempt. `reply` is called on the event loop after the commit."""
 

@@ -23,6 +23,7 @@ EVENTS = {
     "an answer could not be delivered": "a mistake of ours behind a commit: it holds, but its asker was not told",
     "the sandbox provider died and is started again": "its books are on the disk; payment steps under way are repeated",
     "the sandbox provider could not be started": "`why` says what it said; tried again until it comes up",
+    "the ledger's file is in use or memory is short": "a batch was answered with 503; another program locks the file",
     "disk full: nothing was changed": "the ledger could not grow; requests are answered with 503 until there is room",
     "clock": "the wall clock and the ledger's clock have drifted apart; `alarm` says by how much",
     "a loop failed and goes on at its next tick": "an error in a background loop, with its traceback",

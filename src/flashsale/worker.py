@@ -11,7 +11,7 @@ import structlog
 
 from flashsale.flow.expire import TICK_SECONDS, sweep
 from flashsale.flow.settle import Settling
-from flashsale.ports import Clock, Ledger
+from flashsale.ports import Clock, Ledger, LedgerUnavailable
 
 RESUME_SECONDS = 1.0
 
@@ -56,6 +56,8 @@ async def _every(seconds: float, step: Callable[[], Awaitable[int]], woken: asyn
     while True:
         try:
             await step()
+        except LedgerUnavailable:
+            pass  # the ledger has said why; the next tick asks again
         except Exception:
             log.exception("a loop failed and goes on at its next tick", loop=asyncio.current_task())
         with suppress(TimeoutError):

@@ -113,5 +113,5 @@ def test_problems_are_shown_to_people_with_their_remedy(tmp_path):
 def test_wrong_settings_are_listed(tmp_path):
     told = run("doctor", cwd=tmp_path, FLASHSALE_IDENTITY="magic", FLASHSALE_DRAIN_SECONDS="-1")
     assert told.code == 2
-    assert "FLASHSALE_IDENTITY: Invalid enum value 'magic'" in told.said
+    assert "FLASHSALE_IDENTITY: must be open" in told.said
     assert "FLASHSALE_DRAIN_SECONDS: Expected `float` >= 0" in told.said

@@ -1,6 +1,7 @@
 """The engine as a whole, in real time: units come back within a second, and a jumping wall clock changes nothing."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,6 +17,8 @@ from flashsale.core.catalogue import CreateSale
 from flashsale.core.refusal import Refusal
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Granted, Item
+from flashsale.edge.hot_routes import HotRoutes
+from flashsale.edge.wire import Answer
 from flashsale.engine import Engine
 from flashsale.ports import FindReservations, LedgerCheck, StockOf
 from flashsale.settings import Settings
@@ -140,3 +143,27 @@ async def test_an_engine_that_is_opened_again_shows_and_sells_what_is_left(tmp_p
         assert (await engine.reserve("ann", "lamp", key="k")).reservations == mine.reservations
         assert isinstance(await engine.reserve("bob", "lamp"), Granted)
         assert refusal_of(await engine.reserve("cyd", "lamp")) is Refusal.SOLD_OUT
+
+
+# -- The window.
+
+
+async def test_a_buyer_who_has_his_answer_sees_a_window_that_knows_of_it(tmp_path):
+    """Availability is at most 100 ms old; after one's own reservation it is not old at all, also under load."""
+    async with an_engine(tmp_path) as engine:
+        await opens(engine, a_sale(starts_at_ms=engine.clock.now_ms()), CROWD)
+        routes = HotRoutes(engine)
+        shown = []
+
+        async def reserves(number: int) -> None:
+            await engine.reserve(f"user-{number}", "lamp")
+            shown.append(availability_of(routes.availability("lamp", "/")))
+
+        availability_of(routes.availability("lamp", "/"))
+        await asyncio.gather(*(reserves(number) for number in range(CROWD)))
+        assert all(left <= CROWD - 1 - place for place, left in enumerate(shown))
+        assert shown[-1] == 0
+
+
+def availability_of(answer: Answer) -> int:
+    return json.loads(answer.body)["availableCount"]

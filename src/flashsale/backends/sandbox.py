@@ -165,7 +165,7 @@ class KeptSandbox:
             await asyncio.sleep(RESTART_SECONDS)
             try:
                 self._process = await start_sandbox(self._books)
-            except SandboxNotStarted as error:
+            except (SandboxNotStarted, OSError) as error:
                 log.error("the sandbox provider could not be started", why=str(error))
                 continue
             self.on_move(self._process.url)

@@ -19,7 +19,7 @@ def prepare(settings: Settings) -> None:
     """
     for directory in {Path(settings.data), settings.ledger_path.parent}:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             message = f"the data directory {directory} cannot be made: {error.strerror}"
             raise Problem(message, remedy=NOT_WRITABLE) from error

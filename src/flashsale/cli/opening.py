@@ -54,7 +54,8 @@ def broken(settings: Settings, error: Exception) -> tuple[str, str, str]:
         f"the ledger {settings.ledger_path} has failed: {error}",
         "After an I/O error nobody knows what reached the disk, so nothing may go on from memory.\n"
         "What was acknowledged before is in the file; what was under way was not acknowledged.",
-        "look at the disk (`dmesg`, free space, `flashsale doctor`), then start again: it recovers by itself",
+        "look at the disk (`dmesg`, free space, `flashsale doctor`) and start again; if the file stays unreadable, "
+        "bring back a backup",
     )
 
 

@@ -61,6 +61,8 @@ class Shelf(msgspec.Struct):
     stock: dict[str, Stock]
     has_orders: bool
     """Whether an order of the sale exists, whatever became of it."""
+    was_reserved: bool = False
+    """Whether anything was ever reserved under this sale's id."""
     last_seq: dict[str, int] = {}
     """The last `sku_seq` of products that have no stock row now: a sequence goes on, also after a deletion."""
 
@@ -91,6 +93,9 @@ def _create(shelf: Shelf, change: CreateSale, now_ms: int) -> Changed | Refused:
     sale = change.draft.sale
     if sale.sale_id in shelf.sales:
         return Refused(Refusal.ILLEGAL_STATE, f"Sale {sale.sale_id} exists", {"saleId": sale.sale_id})
+    if shelf.was_reserved:  # its request keys would find the reservations of the sale that was deleted
+        message = f"{sale.sale_id} was the id of a sale with reservations: choose another"
+        return Refused(Refusal.ILLEGAL_STATE, message, {"saleId": sale.sale_id})
     if refused := _window(sale) or _taken(shelf, sale, now_ms):
         return refused
     # Below this line nothing can fail.

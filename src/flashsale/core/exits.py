@@ -25,7 +25,7 @@ def release(books: Books, reservation_id: str, user_id: str | None, now_ms: int)
     if status is Status.EXPIRED:
         return expired(reservation)
     if status is not Status.RESERVED:
-        return illegal("reservationId", reservation_id, f"is {status}: cancel its order instead")
+        return illegal("reservationId", reservation_id, f"is {status}: only what is held can be given back")
     # Below this line nothing can fail.
     _abandon(books, reservation, Kind.RELEASE, OrderStatus.CANCELLED, now_ms, reservation.user_id)
     return reservation

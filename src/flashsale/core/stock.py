@@ -51,7 +51,8 @@ class Granted(msgspec.Struct, frozen=True):
 
 def reserve(books: Books, attempts: Sequence[Attempt], now_ms: int, new_id: NewId) -> list[Granted | Refused]:
     """Decides a batch. One answer for each attempt, in its place."""
-    closed = {sale_id: _closed(sale, now_ms) for sale_id, sale in books.sales.items()}
+    asked = {attempt.sale_id for attempt in attempts} & books.sales.keys()
+    closed = {sale_id: _closed(books.sales[sale_id], now_ms) for sale_id in asked}
     return [_decide(books, attempt, closed, now_ms, new_id) for attempt in attempts]
 
 

@@ -37,6 +37,9 @@ WAIT = Param(
 )
 REASON = Param("reason", "Why, in your own words", {"type": "string", "maxLength": REASON_MAX})
 
+PRODUCTS_MAX, SALES_MAX = 1000, 200
+"""How many of the latest a list shows."""
+
 
 class Buyer:
     def __init__(self, engine: Engine, hot: HotRoutes) -> None:
@@ -47,8 +50,8 @@ class Buyer:
 
     async def products(self, ask: Ask) -> Answer:
         now_ms = self._now_ms()
-        offers = self._engine.storefront.offers.values()
-        shown = [availability(offer, now_ms) for offer in offers if views.is_public(offer.sale)]
+        offers = [offer for offer in self._engine.storefront.offers.values() if views.is_public(offer.sale)]
+        shown = [availability(offer, now_ms) for offer in offers[-PRODUCTS_MAX:]]
         return Answer(200, b"[%s]" % b",".join(shown))
 
     async def product(self, ask: Ask) -> Answer:
@@ -56,7 +59,7 @@ class Buyer:
 
     async def sales(self, ask: Ask) -> Answer:
         now_ms, storefront = self._now_ms(), self._engine.storefront
-        public = [sale for sale in storefront.sales.values() if views.is_public(sale)]
+        public = [sale for sale in storefront.sales.values() if views.is_public(sale)][-SALES_MAX:]
         return views.json([views.public_sale(sale, storefront, now_ms) for sale in public])
 
     async def sale(self, ask: Ask) -> Answer | Refused:

@@ -28,12 +28,13 @@ from typing import Any
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from flashsale.core.refusal import Refusal, Refused, invalid
 from flashsale.edge.guard import HEAD_MAX, HEADERS_MAX, Guard, body_max
-from flashsale.edge.wire import Answer, Header, error, layout, refusal
+from flashsale.edge.head import names_its_host, without_upgrade
+from flashsale.edge.wire import Answer, error, refusal, rendered
 
 LINE_MAX = 32
 """Requests of one connection waiting for their turn; beyond it nothing is parsed."""
@@ -45,14 +46,6 @@ NOTHING, HEAD, BODY = range(3)
 
 Turn = Callable[[], None]
 """What to do for a request when its turn comes. Ends in `_answered`, maybe later."""
-
-
-def rendered(answer: Answer, defaults: list[Header], close: bool) -> bytes:
-    """An answer as uvicorn would write it; `defaults` are its headers of the second."""
-    told = [*defaults, *layout(answer)]
-    if close:
-        told.append((b"connection", b"close"))
-    return STATUS_LINE[answer.status] + b"".join([b"%b: %b\r\n" % header for header in told]) + b"\r\n" + answer.body
 
 
 class Connection(HttpToolsProtocol):
@@ -82,20 +75,26 @@ class Connection(HttpToolsProtocol):
         """When the last answer was written."""
         self.stalled = 0.0
         """Since when the client has not taken what is written, if `flow.write_paused`."""
-        # Of the message being received:
-        self.receiving = NOTHING
-        self.begun = 0.0
+        self.messages = 0
+        """How many have begun since somebody set this to 0."""
+        self.body_max = 0
+        self._begin_message(NOTHING)
+
+    def _begin_message(self, part: int) -> None:
+        """What is known of the message being received."""
+        self.receiving = part
+        self.begun = self.guard.now
         self.fed = 0
         self.fed_max = HEAD_MAX
         self.url = b""
         self.headers = []
+        self.upgrading = False
+        """Whether its head offers another protocol."""
         self.hot = 0
         """Not 0: the message is answered by the fast lane."""
+        self.cycle = None  # type: ignore[assignment]
         self.body = b""
         self.body_bytes = 0
-        self.body_max = 0
-        self.messages = 0
-        """How many have begun since somebody set this to 0."""
 
     # The connection
 
@@ -208,8 +207,11 @@ class Connection(HttpToolsProtocol):
         advancing, self.advancing = self.advancing, True  # the parser must not be entered from its own callbacks
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.deaf = True  # answered as if nothing had been said of an upgrade; then the connection ends
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.upgrading:
+                self._go_on(data[upgrade.args[0] :])
+            else:
+                self.deaf = True  # CONNECT: answered; what follows is not HTTP
         except httptools.HttpParserError as trouble:
             cause = trouble.__context__
             if cause is not None and not isinstance(cause, httptools.HttpParserInvalidURLError | UnicodeError):
@@ -221,22 +223,18 @@ class Connection(HttpToolsProtocol):
             if self.fed > self.fed_max:
                 self._too_large()
 
+    def _go_on(self, rest: bytes) -> None:
+        """Ignores an offer to upgrade (Java's client makes one): the parser is told the head again without it."""
+        head = without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        self._feed(head + rest)
+
     # The parser's callbacks
 
     def on_message_begin(self) -> None:
         self.messages += 1
-        if self.deaf:
-            return
-        self.receiving = HEAD
-        self.begun = self.guard.now
-        self.fed = 0
-        self.fed_max = HEAD_MAX
-        self.url = b""
-        self.headers = []
-        self.hot = 0
-        self.cycle = None  # type: ignore[assignment]
-        self.body = b""
-        self.body_bytes = 0
+        if not self.deaf:
+            self._begin_message(HEAD)
 
     def on_url(self, url: bytes) -> None:
         self.url = self.url + url if self.url else url
@@ -251,13 +249,20 @@ class Connection(HttpToolsProtocol):
         if len(self.headers) > HEADERS_MAX:
             self._too_large()
             return
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self.upgrading = True
+            return
         self.receiving = BODY
         self.body_max = body_max(self.url)
         self.fed_max = HEAD_MAX + 8 * self.body_max  # small chunks have a large frame
         if self._announced() > self.body_max:
             self._too_large()
-        elif not self.hot:
+        elif self.hot:
+            return
+        elif names_its_host(self.parser.get_http_version(), self.headers):
             self._ordinary()
+        else:
+            self._refuse(400, "Validation Failed", invalid("Host", "must be there, once"))
 
     def _announced(self) -> int:
         """The length of the body, as far as the headers say. The fast lane recognises its requests here."""
@@ -284,7 +289,7 @@ class Connection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if self.deaf:
+        if self.deaf or self.upgrading:
             return
         self.receiving = NOTHING
         super().on_message_complete()

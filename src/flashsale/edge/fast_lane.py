@@ -16,10 +16,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
-from flashsale.edge.connection import NOTHING, Connection, rendered
+from flashsale.edge.connection import NOTHING, Connection
 from flashsale.edge.guard import Guard
 from flashsale.edge.hot_routes import HotRoutes
-from flashsale.edge.wire import Answer, Header, layout
+from flashsale.edge.wire import Answer, Header, layout, rendered
 from flashsale.ports import Clock
 
 MEMO_MAX = 256
@@ -148,7 +148,7 @@ class FastLane(Connection):
     def _announced(self) -> int:
         """Reads the headers that matter, and finds out whether the request is hot."""
         length, key, user = -1, None, None
-        plain, versioned = self.routes is not None, False
+        plain, versioned, hosts = self.routes is not None, False, 0
         spellings = self.lane.spellings
         for name, value in self.headers:
             kind = spellings.get(name)
@@ -165,10 +165,11 @@ class FastLane(Connection):
             elif kind == _CONNECTION:
                 versioned = True
             elif kind == _HOST:
+                hosts += 1
                 plain = plain and (value in self.lane.hosts or self.lane.is_host(value))
             else:
                 plain = False
-        if plain:
+        if plain and hosts == 1:
             self.key, self.user = key, user
             self.hot = self._route(length, versioned)
         return length

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
+import structlog
+
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.reservation import Reservation
 from flashsale.core.stock import Granted
@@ -25,6 +27,8 @@ from flashsale.edge.wire import (
 )
 from flashsale.flow.storefront import Offer, Storefront
 from flashsale.ports import Clock, FindReservations, LedgerUnavailable, Outcome, Query, Reply
+
+log = structlog.get_logger("flashsale.edge")
 
 Send = Callable[[Answer], None]
 T = TypeVar("T")
@@ -124,7 +128,7 @@ class HotRoutes:
             self._unavailable(questions)
             raise
         for question in questions:
-            question.send(self._told(question, found.get(question.reservation_id)))
+            _send(question, self._told(question, found.get(question.reservation_id)))
 
     def _told(self, question: _Question, held: Reservation | None) -> Answer:
         if held is None or question.user_id not in (None, held.user_id):
@@ -135,4 +139,12 @@ class HotRoutes:
     def _unavailable(self, questions: list[_Question]) -> None:
         refused = Refused(Refusal.UNAVAILABLE, "The ledger cannot be read now: try again", {"retryAfterSeconds": 1})
         for question in questions:
-            question.send(refusal(refused, question.path, self._now_ms()))
+            _send(question, refusal(refused, question.path, self._now_ms()))
+
+
+def _send(question: _Question, answer: Answer) -> None:
+    """A client who cannot take his answer does not keep it from the others of the same read."""
+    try:
+        question.send(answer)
+    except Exception:
+        log.exception("an answer could not be delivered")

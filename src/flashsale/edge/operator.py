@@ -137,7 +137,7 @@ def calls(engine: Engine) -> list[Call]:
         _call("GET", "/sales", "All sales", operator.sales, {200: list[schema.OperatorSale]}),
         _call("GET", sale, "A sale", operator.sale, one, none, etag=True),
         _call("PUT", sale, "Change a sale", operator.edit, one, conflict, schema.SaleBody, (IF_MATCH,), etag=True),
-        _call("DELETE", sale, "Delete a sale of which nothing is held, sold or ordered", operator.delete, {204: None}, conflict),
+        _call("DELETE", sale, "Delete a sale that nobody has bought of", operator.delete, {204: None}, conflict),
         *(_call("POST", f"{sale}/{switch}", f"{switch.capitalize()} a sale; repeated: the same answer",
                 partial(operator.switch, switch), one, conflict, etag=True) for switch in Switch),
         _call("POST", sale + "/products/{skuId}/restock", "Add units", operator.restock, one, none,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from flashsale.core.money import discount_percentage, show
 from flashsale.core.refusal import Refusal, Refused, invalid
@@ -52,6 +53,14 @@ def layout(answer: Answer) -> list[Header]:
 
 
 # Rendering
+
+
+def rendered(answer: Answer, defaults: list[Header], close: bool) -> bytes:
+    """An answer as uvicorn would write it; `defaults` are its headers of the second."""
+    told = [*defaults, *layout(answer)]
+    if close:
+        told.append((b"connection", b"close"))
+    return STATUS_LINE[answer.status] + b"".join([b"%b: %b\r\n" % header for header in told]) + b"\r\n" + answer.body
 
 
 class _Error(msgspec.Struct, gc=False):

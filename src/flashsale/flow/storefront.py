@@ -45,6 +45,7 @@ class Storefront:
     def _put(self, sale: Sale, product: Product) -> None:
         stock = self._stock.get((sale.sale_id, product.sku_id))
         total, available = (stock.total, stock.available) if stock else (0, 0)
+        self.offers.pop(product.sku_id, None)  # the latest comes last
         self.offers[product.sku_id] = Offer(sale, product, total, available)
 
     def stock_changed(self, rows: list[Stock]) -> None:

@@ -19,8 +19,10 @@ from flashsale.ports import LedgerBroken, LedgerInUse, SchemaUnknown
 
 CACHE_KIB = 32 * 1024
 CHECKPOINT_PAGES = 2_000
+LOG_BYTES = 64 * 1024 * 1024
 BUSY_MS = 5_000
 
+_PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM}
 _FATAL = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY}
 
 
@@ -28,13 +30,15 @@ class FileLock:
     """An advisory lock beside the ledger's file, which goes with its process however that ends."""
 
     def __init__(self, ledger: Path) -> None:
-        real = ledger.resolve()  # a link to the file is the same ledger
+        real = self._ledger = ledger.resolve()  # a link to the file is the same ledger
         self._path = real.with_name(real.name + ".lock")
         self._descriptor = -1
 
     def take(self) -> None:
         """Raises LedgerInUse, naming the holder."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self._ledger.exists() and self._ledger.stat().st_nlink > 1:
+            raise LedgerInUse(f"{self._ledger} has a second name (a hard link), under which it may be in use")
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,7 +70,10 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
         connection.execute("PRAGMA query_only = ON")
         return connection
     connection.execute("PRAGMA temp_store = MEMORY")
-    connection.execute("PRAGMA journal_mode = WAL")
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise sqlite3.OperationalError(f"the file system of {path} cannot keep a write-ahead log")
+    connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -90,6 +97,8 @@ def migrate(connection: sqlite3.Connection) -> list[str]:
     Raises SchemaUnknown when the file was written by a newer version.
     """
     known, version = migrations(), schema_version(connection)
+    if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise SchemaUnknown("the file is a database of another program: name another place for the ledger")
     if version > max(known):
         raise SchemaUnknown(
             f"the ledger has schema {version}, this version of flashsale knows {max(known)}: run a newer flashsale"
@@ -114,6 +123,11 @@ def readable(path: Path) -> Iterator[None]:
 def is_fatal(error: sqlite3.Error) -> bool:
     """Whether the store itself has failed, rather than a statement."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _FATAL
+
+
+def is_passing(error: sqlite3.Error) -> bool:
+    """Whether somebody else holds the file or memory is short: trying parts of the batch would not help."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
 
 
 def is_full(error: sqlite3.Error) -> bool:

@@ -66,7 +66,7 @@ def _stock(db: sqlite3.Connection, query: StockOf) -> list[Stock]:
 
 
 def _check(db: sqlite3.Connection, query: LedgerCheck) -> list[str]:
-    proofs = ("proof_reservations", "proof_journal")
+    proofs = ("proof_reservations", "proof_nothing_left_over", "proof_journal")
     return [found for proof in proofs for (found,) in db.execute(FIND[proof], (query.sale_id,))]
 
 

@@ -23,18 +23,20 @@ Deliver = Callable[[], None]
 
 class Group(Generic[T]):
     """A thread that works on what gathers. `work` gets at most `batch_max` items and returns what is to be
-    called on the event loop with the results; it must not raise."""
+    called on the event loop with the results. If it raises, the thread is over, and `on_death` is called."""
 
     def __init__(
         self,
         name: str,
         loop: asyncio.AbstractEventLoop,
         work: Callable[[list[T]], Deliver],
+        on_death: Callable[[Exception], object],
         batch_max: int,
         queue_max: int,
     ) -> None:
         self._loop = loop
         self._work = work
+        self._on_death = on_death
         self._batch_max = batch_max
         self._queue_max = queue_max
         self._waiting: deque[T] = deque()
@@ -84,8 +86,11 @@ class Group(Generic[T]):
                 continue
             while not self._bell.empty():  # rings for what is being taken now
                 going = self._bell.get() and going
-            deliver = self._work(self._take())
-            self._loop.call_soon_threadsafe(deliver)
+            try:
+                self._loop.call_soon_threadsafe(self._work(self._take()))
+            except Exception as error:
+                self._on_death(error)  # those who wait would wait for ever
+                raise
 
     def _take(self) -> list[T]:
         batch: list[T] = []

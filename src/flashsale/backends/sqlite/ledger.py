@@ -24,7 +24,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 import structlog
 
 from flashsale.backends.sqlite import moves, rows
-from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full, migrate, readable
+from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full, is_passing, migrate, readable
 from flashsale.backends.sqlite.find import ANSWERS, LONG
 from flashsale.backends.sqlite.group import Deliver, Group
 from flashsale.backends.sqlite.moves import Desk
@@ -141,10 +141,10 @@ class SqliteLedger:
         self._undecided: set[tuple[str, str, str | None]] = set()
         """The requests with a key that wait for the writer."""
         self._lost: Counter[tuple[str, str]] = Counter()
-        read, scan = (partial(self._read, db) for db in self._connections[1:])
-        self._writer: Group[Item] = Group("ledger-writer", loop, self._write, batch_max, queue_max)
-        self._reader: Group[Item] = Group("ledger-reader", loop, read, batch_max, queue_max)
-        self._scanner: Group[Item] = Group("ledger-scanner", loop, scan, 1, 64)
+        read, scan = partial(self._read, self._connections[1]), partial(self._scan, self._connections[2])
+        self._writer: Group[Item] = Group("ledger-writer", loop, self._write, self._break, batch_max, queue_max)
+        self._reader: Group[Item] = Group("ledger-reader", loop, read, self._break, batch_max, queue_max)
+        self._scanner: Group[Item] = Group("ledger-scanner", loop, scan, self._break, 1, 64)
         self._groups = (self._writer, self._reader, self._scanner)
         for group in self._groups:
             group.start()
@@ -161,6 +161,7 @@ class SqliteLedger:
             with readable(path):
                 db = connect(path, writes=True)
                 migrate(db)
+                db.execute(SQL["take_over"])  # whoever had leased a payment step held the lock, and is gone
                 db.close()
                 return cls(path, lock, clock, observer, queue_max, batch_max, on_fatal or end_process)
         except BaseException:
@@ -168,6 +169,12 @@ class SqliteLedger:
             raise
 
     # The port.
+
+    @property
+    def alarm(self) -> str | None:
+        if self._broken:
+            return BROKEN.message
+        return FULL.message if self._desk.full else None
 
     def reserve(self, attempt: Attempt, reply: Reply) -> None:
         if self._closing or not self._writer.put(Asked(attempt, reply)):
@@ -186,7 +193,10 @@ class SqliteLedger:
 
     async def expire(self) -> int:
         refusals, self._lost = self._lost, Counter()
-        return await self._move(moves.expire, refusals)
+        try:
+            return await self._move(moves.expire, refusals)
+        finally:
+            self._lost.update(refusals)  # what the writer has not taken over
 
     async def open_order(self, checkout: Checkout) -> Opened | Refused:
         return await self._move(moves.open_order, checkout)
@@ -214,6 +224,7 @@ class SqliteLedger:
         if self._closing:
             return
         self._closing = True
+        self._connections[-1].interrupt()  # nobody waits for an operator's long read
         for group in self._groups:
             await asyncio.to_thread(group.stop)
         for connection in reversed(self._connections):
@@ -262,11 +273,15 @@ class SqliteLedger:
             return self._break(worse)
         if isinstance(error, sqlite3.Error) and is_full(error):
             log.error("disk full: nothing was changed", attempts=size)
+            self._desk.full = True
             return FULL
+        if isinstance(error, sqlite3.Error) and is_passing(error):
+            log.error("the ledger's file is in use or memory is short", size=size, exc_info=error)
+            return BUSY
         log.error("a batch failed and is tried in halves", size=size, exc_info=error)
         return None
 
-    def _break(self, error: sqlite3.Error) -> Refused:
+    def _break(self, error: Exception) -> Refused:
         """From here on nothing is taken: memory and disk may differ."""
         self._broken = True
         self._on_fatal(LedgerBroken(f"{error} ({getattr(error, 'sqlite_errorname', '?')})"))
@@ -278,12 +293,18 @@ class SqliteLedger:
         try:
             db.execute("BEGIN")
             results = self._answered(db, batch)
+            db.execute("ROLLBACK")
         except Exception as error:
             log.error("a read failed", size=len(batch), exc_info=error)
-            results = [FAILED] * len(batch)
-        if db.in_transaction:
-            db.execute("ROLLBACK")
+            broken = isinstance(error, sqlite3.Error) and is_fatal(error)
+            results = [self._break(error) if broken else FAILED] * len(batch)
+            if db.in_transaction:
+                db.rollback()
         return partial(self._deliver_read, batch, results)
+
+    def _scan(self, db: sqlite3.Connection, batch: list[Item]) -> Deliver:
+        """A long read; those that still wait when the ledger closes are not begun."""
+        return partial(self._deliver_read, batch, [FAILED]) if self._closing else self._read(db, batch)
 
     def _answered(self, db: sqlite3.Connection, batch: list[Item]) -> list[Any]:
         attempts = [item.attempt for item in batch if isinstance(item, Asked)]
@@ -339,6 +360,8 @@ def _found(job: Job, db: sqlite3.Connection) -> Any:
     try:
         return job.run(db)
     except (sqlite3.Error, ValueError) as error:
+        if isinstance(error, sqlite3.Error) and is_fatal(error):
+            raise
         log.error("a question failed", exc_info=error)
         return FAILED
 

@@ -51,6 +51,8 @@ class Desk:
         self.stock: dict[tuple[str, str], Stock] = {}
         self.changed_sales: dict[str, Sale | None] = {}
         self.wrote = False
+        self.full = False
+        """Whether the disk had no room for the last write."""
         self.next_expiry_ms = 0
         """Nothing that is held lapses before this time."""
 
@@ -63,6 +65,7 @@ class Desk:
         if counted:
             self.db.executemany(SQL["refusals"], counted)
         self.db.execute(SQL["commit"])
+        self.full = self.full and not self.wrote
         if counted:
             self.refusals.clear()
 
@@ -114,6 +117,10 @@ def _expire(desk: Desk, attempts: Sequence[Attempt] = ()) -> int:
 def expire(desk: Desk, refusals: Counter[tuple[str, str]]) -> int:
     """One bounded batch; also the moment in which refusals counted since the last write are written."""
     desk.refusals.update(refusals)
+    if desk.full:
+        desk.db.execute(SQL["probe"])  # a write like any other: is there room again?
+        desk.wrote = True
+    refusals.clear()  # taken over once, also if this is run again
     desk.wrote = desk.wrote or bool(desk.refusals)
     return _expire(desk)
 
@@ -186,8 +193,10 @@ def alter_sale(desk: Desk, change: SaleChange) -> Sale | Refused | None:
     sale_id = change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
     stock_rows = {row[1]: Stock(*row) for row in desk.db.execute(SQL["stock_of_sale"], (sale_id,))}
     (has_orders,) = desk.db.execute(SQL["has_orders"], (sale_id,)).fetchone()
+    (was_reserved,) = desk.db.execute(SQL["was_reserved"], (sale_id,)).fetchone()
     last_seq = _last_seq(desk, change, stock_rows)
-    changed = change_sale(Shelf(desk.sales, stock_rows, bool(has_orders), last_seq), change, now_ms)
+    shelf = Shelf(desk.sales, stock_rows, bool(has_orders), bool(was_reserved), last_seq)
+    changed = change_sale(shelf, change, now_ms)
     if isinstance(changed, Refused) or changed.nothing:
         return changed if isinstance(changed, Refused) else changed.sale
     desk.wrote = True

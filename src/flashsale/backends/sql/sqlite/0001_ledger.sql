@@ -52,8 +52,8 @@ CREATE TABLE reservation (
     live              INTEGER NOT NULL GENERATED ALWAYS AS (status IN ('RESERVED', 'CONFIRMED')) VIRTUAL
 ) STRICT;
 -- A user's purchase limit is counted over his live rows, of which there are no more than the limit allows; an
--- earlier request is found by its key, live or not.
-CREATE UNIQUE INDEX reservation_user ON reservation (user_id, sale_id, live, request_key, sku_id, quantity, seq);
+-- earlier request is found by its key, live or not. UNIQUE: a request is not granted twice (NULL is no key).
+CREATE UNIQUE INDEX reservation_user ON reservation (user_id, sale_id, live, request_key, sku_id, quantity);
 CREATE INDEX reservation_held ON reservation (expires_at_ms) WHERE status = 'RESERVED';
 
 -- Every movement of stock, and with it every transition of a reservation. It also is their outbox: sku_seq has

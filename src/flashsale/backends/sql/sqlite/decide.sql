@@ -11,6 +11,12 @@ COMMIT;
 -- name: rollback
 ROLLBACK;
 
+-- name: take_over
+UPDATE payment SET due_at_ms = 0 WHERE due IS NOT NULL;
+
+-- name: probe
+UPDATE shard SET created_at_ms = created_at_ms;
+
 -- Loading. ?1 is a JSON array of attempts' items: [user_id, sale_id, sku_id, request_key].
 
 -- name: sales
@@ -56,7 +62,7 @@ SELECT min(expires_at_ms) FROM reservation WHERE status = 'RESERVED';
 -- name: lapsed_ids_of_users
 SELECT DISTINCT r.reservation_id
 FROM json_each(?1) AS a
-CROSS JOIN reservation AS r ON r.user_id = a.value ->> 0 AND r.sale_id = a.value ->> 1
+CROSS JOIN reservation AS r ON r.user_id = a.value ->> 0 AND r.sale_id = a.value ->> 1 AND r.live = 1
 WHERE r.status = 'RESERVED' AND r.expires_at_ms <= ?2;
 
 -- name: reservations
@@ -95,6 +101,9 @@ SELECT order_id FROM refund WHERE refund_id = ?1;
 
 -- name: has_orders
 SELECT EXISTS (SELECT 1 FROM orders WHERE sale_id = ?1);
+
+-- name: was_reserved
+SELECT EXISTS (SELECT 1 FROM journal WHERE sale_id = ?1 AND reservation_id IS NOT NULL);
 
 -- name: last_seq
 SELECT coalesce(max(sku_seq), 0) FROM journal WHERE sale_id = ?1 AND sku_id = ?2;
