@@ -18,7 +18,7 @@ from flashsale.backends.queries import read_sql
 from flashsale.ports import LedgerBroken, LedgerInUse, SchemaUnknown
 
 CACHE_KIB = 32 * 1024
-CHECKPOINT_PAGES = 16_000
+CHECKPOINT_PAGES = 2_000
 LOG_BYTES = 80 * 1024 * 1024
 BUSY_MS = 5_000
 
