@@ -16,6 +16,7 @@ import typer
 import uvloop
 
 from flashsale import __version__, telemetry
+from flashsale.backends.sqlite.ledger import EXIT_BROKEN
 from flashsale.cli.address import OTHER_FILES, is_loopback, require_free, show
 from flashsale.cli.data_directory import prepare, remember_url
 from flashsale.cli.opening import broken, open_engine
@@ -25,8 +26,6 @@ from flashsale.edge.app import create_app
 from flashsale.edge.server import serve as serve_http
 from flashsale.engine import admin_token
 from flashsale.settings import Settings
-
-STORE_BROKEN = 70
 
 app = new_app()
 log = structlog.get_logger("flashsale.serve")
@@ -97,7 +96,7 @@ def die(settings: Settings, error: Exception) -> NoReturn:
     log.critical("the store is broken", error=str(error))
     sys.stderr.write(f"{Problem(*broken(settings, error))}\n")
     sys.stderr.flush()
-    os._exit(STORE_BROKEN)
+    os._exit(EXIT_BROKEN)
 
 
 def allow_files(wanted: int) -> None:

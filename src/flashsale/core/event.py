@@ -11,9 +11,7 @@ import msgspec
 
 
 class Topic(StrEnum):
-    RESERVATIONS = "flashsale.reservations"
     ORDERS = "flashsale.orders"
-    INVENTORY = "flashsale.inventory"
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):

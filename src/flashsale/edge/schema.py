@@ -14,7 +14,7 @@ from flashsale.core.catalogue import UNITS_MAX
 from flashsale.core.order import LINES_MAX, OrderStatus
 from flashsale.core.reservation import Status
 from flashsale.core.sale import LatePayment, Mode, SaleState, Settlement
-from flashsale.edge.wire import QUANTITY_MAX
+from flashsale.core.stock import QUANTITY_MAX
 
 PRODUCTS_MAX = 100
 

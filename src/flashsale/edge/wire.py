@@ -19,10 +19,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from flashsale.core.money import discount_percentage, show
 from flashsale.core.refusal import Refusal, Refused, invalid
 from flashsale.core.reservation import Reservation, Status, status_at
-from flashsale.core.stock import Granted
+from flashsale.core.stock import QUANTITY_MAX, Granted
 from flashsale.flow.storefront import Offer, on_sale
 
-QUANTITY_MAX = 10_000
 DEPTH_MAX = 32
 ECHO_MAX = 64
 """How much of a client's own text a message repeats."""

@@ -63,14 +63,16 @@ class Settling:
 
     async def _drive(self, opened: Opened) -> Opened:
         for _ in range(STEPS_MAX):
-            payment = opened.payment
-            if payment.due is None:
+            if opened.payment.due is None:
                 return opened
-            fact = await self._step(payment, payment.due)
-            settled = await self._ledger.settle(PaymentFact(payment.payment_id, fact, self._lease_ms, payment.due))
-            assert settled is not None
-            opened = settled
+            opened = await self._advance(opened.payment, opened.payment.due)
         raise ProviderUnavailable(f"payment {opened.payment.payment_id} is not settled after {STEPS_MAX} steps")
+
+    async def _advance(self, payment: Payment, due: Due) -> Opened:
+        fact = await self._step(payment, due)
+        settled = await self._ledger.settle(PaymentFact(payment.payment_id, fact, self._lease_ms, due))
+        assert settled is not None, "a payment fact is answered with its order"
+        return settled
 
     def _step(self, payment: Payment, due: Due) -> Awaitable[Transaction]:
         key = payment.key(due)
@@ -111,8 +113,8 @@ class Settling:
             await self._ledger.settle(replace(later, delay_ms=REFUSED_MS))
 
     async def _resume(self, payment: Payment) -> None:
-        order = Order("", "", "", OrderStatus.PENDING_PAYMENT, payment.currency, (), "", "", 0)
-        await self._drive(Opened(order, payment))
+        if payment.due is not None:
+            await self._drive(await self._advance(payment, payment.due))
 
     async def _pay_back(self, refund: Refund, payment: Payment) -> None:
         answer = await self._provider.refund(payment.transaction_id, refund.amount_minor, refund.refund_id)

@@ -138,7 +138,7 @@ class SqliteLedger:
         self._connections = [connect(path, writes=index == 0) for index in range(3)]
         self._desk = Desk(self._connections[0], clock)
         self._sales = self._desk.sales
-        self._undecided: set[tuple[str, str, str | None]] = set()
+        self._undecided: Counter[tuple[str, str, str | None]] = Counter()
         """The requests with a key that wait for the writer."""
         self._lost: Counter[tuple[str, str]] = Counter()
         read, scan = partial(self._read, self._connections[1]), partial(self._scan, self._connections[2])
@@ -180,7 +180,7 @@ class SqliteLedger:
         if self._closing or not self._writer.put(Asked(attempt, reply)):
             reply(BUSY)
         elif attempt.key is not None:
-            self._undecided.add((attempt.user_id, attempt.sale_id, attempt.key))
+            self._undecided[attempt.user_id, attempt.sale_id, attempt.key] += 1
 
     def refuse(self, attempt: Attempt, reply: Reply) -> None:
         if (attempt.user_id, attempt.sale_id, attempt.key) in self._undecided:
@@ -328,8 +328,14 @@ class SqliteLedger:
             log.exception("the observer could not be told")
         for item, result in zip(batch, committed.results, strict=True):
             if isinstance(item, Asked) and item.attempt.key is not None:
-                self._undecided.discard((item.attempt.user_id, item.attempt.sale_id, item.attempt.key))
+                self._decided_one(item.attempt)
             _answer(item, result)
+
+    def _decided_one(self, attempt: Attempt) -> None:
+        request = (attempt.user_id, attempt.sale_id, attempt.key)
+        self._undecided[request] -= 1
+        if not self._undecided[request]:
+            del self._undecided[request]
 
     def _tell(self, committed: Committed) -> None:
         for sale_id, sale in committed.changed.items():
