@@ -10,6 +10,7 @@ from contract.twin import Twin
 from core.machine import UNITS, SaleMachine, play, the_sale
 from core.shop import HOLD_MS, OPENING_MS
 
+from flashsale.backends.sqlite import by_user
 from flashsale.core.sale import LatePayment, Settlement
 
 SOAK = bool(os.environ.get("FLASHSALE_SOAK"))
@@ -25,6 +26,12 @@ TERMS = [
     {},
     {"settlement": Settlement.NONE},
 ]
+
+
+@pytest.fixture(autouse=True)
+def small_levels(monkeypatch):
+    """So small that a sequence fills all of them."""
+    monkeypatch.setattr(by_user, "LEVELS", ((4, 2), (8, 4)))
 
 
 @pytest.fixture(scope="module")

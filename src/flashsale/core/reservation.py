@@ -44,6 +44,10 @@ TRANSITIONS: dict[tuple[Status, Kind], Status] = {
 }
 
 
+CLAIMING = frozenset({Status.RESERVED, Status.CONFIRMED})
+"""While a reservation counts against its user's purchase limit."""
+
+
 class Reservation(msgspec.Struct, array_like=True):
     """One row. `unit_price_minor` and `currency` are copies: a later change of the sale does not reach them."""
 

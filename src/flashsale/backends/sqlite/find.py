@@ -8,6 +8,7 @@ import msgspec
 
 from flashsale.backends.queries import load_queries
 from flashsale.backends.sqlite import rows
+from flashsale.backends.sqlite.by_user import place
 from flashsale.backends.sqlite.rows import array
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
@@ -40,7 +41,9 @@ def _reservations(db: sqlite3.Connection, query: FindReservations) -> list[Reser
 
 
 def _active_reservations(db: sqlite3.Connection, query: FindActiveReservations) -> list[Reservation]:
-    found = db.execute(FIND["active_reservations"], (query.user_id, query.now_ms))
+    sale_ids = [sale_id for (sale_id,) in db.execute(FIND["sale_ids"])]
+    places = array((place(query.user_id, sale_id), query.user_id, sale_id) for sale_id in sale_ids)
+    found = db.execute(FIND["active_reservations"], (places, query.now_ms))
     return [rows.reservation(row) for row in found]
 
 
@@ -66,7 +69,8 @@ def _stock(db: sqlite3.Connection, query: StockOf) -> list[Stock]:
 
 
 def _check(db: sqlite3.Connection, query: LedgerCheck) -> list[str]:
-    proofs = ("proof_reservations", "proof_nothing_left_over", "proof_journal")
+    db.create_function("place", -1, place, deterministic=True)
+    proofs = (name for name in FIND if name.startswith("proof_"))
     return [found for proof in proofs for (found,) in db.execute(FIND[proof], (query.sale_id,))]
 
 

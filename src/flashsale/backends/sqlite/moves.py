@@ -11,6 +11,7 @@ import msgspec
 
 from flashsale.backends.ids import IdMint
 from flashsale.backends.sqlite import rows
+from flashsale.backends.sqlite.by_user import ByUser, place
 from flashsale.backends.sqlite.rows import SQL, array
 from flashsale.core import exits, settlement, stock
 from flashsale.core.books import Books
@@ -46,6 +47,7 @@ class Desk:
         self.db = db
         self.clock = clock
         self.new_id = IdMint(clock.now_ms)
+        self.by_user = ByUser(db)
         self.sales = rows.sales(db)
         self.refusals: Counter[tuple[str, str]] = Counter()
         self.stock: dict[tuple[str, str], Stock] = {}
@@ -64,6 +66,7 @@ class Desk:
         counted = [(*key, times) for key, times in self.refusals.items()] if self.wrote else []
         if counted:
             self.db.executemany(SQL["refusals"], counted)
+        self.by_user.sink()
         self.db.execute(SQL["commit"])
         self.full = self.full and not self.wrote
         if counted:
@@ -72,6 +75,7 @@ class Desk:
     def roll_back(self) -> None:
         if self.db.in_transaction:
             self.db.execute(SQL["rollback"])
+        self.by_user.count()
         if self.changed_sales:
             self.sales = rows.sales(self.db)
         self.next_expiry_ms = 0
@@ -81,7 +85,7 @@ class Desk:
         if books.unchanged:
             return
         self.wrote = True
-        rows.store(self.db, books)
+        rows.store(self.db, books, self.by_user)
         for reservation in books.new_reservations:
             if reservation.expires_at_ms < self.next_expiry_ms:
                 self.next_expiry_ms = reservation.expires_at_ms
@@ -104,7 +108,8 @@ def _expire(desk: Desk, attempts: Sequence[Attempt] = ()) -> int:
         return 0
     ids = [row[0] for row in desk.db.execute(SQL["lapsed_ids"], (now_ms, LAPSED_MAX))]
     if len(ids) == LAPSED_MAX and attempts:
-        users = array({(attempt.user_id, attempt.sale_id) for attempt in attempts})
+        buyers = {(attempt.user_id, attempt.sale_id) for attempt in attempts}
+        users = array((place(*buyer), *buyer) for buyer in buyers)
         ids += [row[0] for row in desk.db.execute(SQL["lapsed_ids_of_users"], (users, now_ms))]
     books = rows.books_of(desk.db, desk.sales, ids)
     released = exits.expire(books, now_ms)

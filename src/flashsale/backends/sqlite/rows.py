@@ -2,13 +2,12 @@
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from itertools import chain
-from typing import Any
 
 import msgspec
 
 from flashsale.backends.queries import load_queries
+from flashsale.backends.sqlite.by_user import ByUser, entries, known, place
+from flashsale.backends.sqlite.write import Row, write
 from flashsale.core.books import Books
 from flashsale.core.event import Event
 from flashsale.core.journal import Movement, Stock
@@ -18,8 +17,8 @@ from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt
 
-Row = tuple[Any, ...]
-ROWS_A_STATEMENT = (1, 8, 32, 128)
+Users = Mapping[tuple[str, str], int]
+"""`(user_id, sale_id)` and the place of its entries."""
 
 SQL = load_queries("sqlite/decide.sql")
 
@@ -60,16 +59,14 @@ def sales(db: sqlite3.Connection) -> dict[str, Sale]:
 def books_of_attempts(db: sqlite3.Connection, sales: Mapping[str, Sale], attempts: Sequence[Attempt]) -> Books:
     """What deciding a batch of attempts needs: stock, limits, and earlier reservations of the same keys."""
     books = Books(sales)
-    asked = array((a.user_id, a.sale_id, item.sku_id, a.key) for a in attempts for item in a.items)
     lines = array({(a.sale_id, item.sku_id) for a in attempts for item in a.items})
     for row in db.execute(SQL["stock"], (lines,)):
         books.stock[row[0], row[1]] = Stock(*row)
-    if not db.execute(SQL["known_users"], (asked,)).fetchone():
-        return books
-    _claims(db, books, asked)
-    for row in db.execute(SQL["requests"], (asked,)):
-        found = reservation(row)
-        books.requests.setdefault((found.user_id, found.sale_id, row[11]), []).append(found)
+    users = {(a.user_id, a.sale_id): place(a.user_id, a.sale_id) for a in attempts}
+    if seen := known(db, users.values()):
+        users = {user: at for user, at in users.items() if at in seen}
+        _claims(db, books, users)
+        _requests(db, books, users, attempts)
     return books
 
 
@@ -87,13 +84,22 @@ def books_of(
     everything = books.reservations.values()
     for row in db.execute(SQL["stock"], (array({(each.sale_id, each.sku_id) for each in everything}),)):
         books.stock[row[0], row[1]] = Stock(*row)
-    _claims(db, books, array({(each.user_id, each.sale_id) for each in everything}))
+    _claims(db, books, {(each.user_id, each.sale_id): place(each.user_id, each.sale_id) for each in everything})
     return books
 
 
-def _claims(db: sqlite3.Connection, books: Books, users: str) -> None:
-    for user_id, sale_id, sku_id, quantity in db.execute(SQL["claims"], (users,)):
+def _claims(db: sqlite3.Connection, books: Books, users: Users) -> None:
+    asked = array((at, *user) for user, at in users.items())
+    for user_id, sale_id, sku_id, quantity in db.execute(SQL["claims"], (asked,)):
         books.claims[user_id, sale_id, sku_id] = quantity
+
+
+def _requests(db: sqlite3.Connection, books: Books, users: Users, attempts: Sequence[Attempt]) -> None:
+    keys = {(a.user_id, a.sale_id, a.key) for a in attempts if a.key is not None and (a.user_id, a.sale_id) in users}
+    asked = array((users[key[:2]], place(*key), *key) for key in keys)
+    for row in db.execute(SQL["requests"], (asked,)):
+        found = reservation(row)
+        books.requests.setdefault((found.user_id, found.sale_id, row[11]), []).append(found)
 
 
 def _reservations(db: sqlite3.Connection, books: Books, ids: Iterable[str]) -> None:
@@ -118,50 +124,35 @@ def add_claims(db: sqlite3.Connection, books: Books, provider: str, transaction_
         books.payments.setdefault(row[0], payment(row))
 
 
-def store(db: sqlite3.Connection, books: Books) -> None:
+def store(db: sqlite3.Connection, books: Books, by_user: ByUser) -> None:
     """Writes everything that was decided. Raises RowChanged when a row is not what it was when loaded."""
-    write(db, "new_reservations", [_reservation_values(each) for each in books.new_reservations])
-    _store_changed(db, books)
+    _store_new(db, books.new_reservations, by_user)
+    _store_changed(db, books, by_user)
     store_journal(db, books.journal)
     for line in sorted(books.touched_stock):
         stock = books.stock[line]
         db.execute(SQL["changed_stock"], (*line, stock.total, stock.held, stock.sold, stock.sku_seq))
     _store_orders(db, books)
-    write(db, "outbox", [_event(each) for each in books.events])
-
-
-def write(db: sqlite3.Connection, name: str, values: Sequence[Row]) -> None:
-    """Inserts rows, many to a statement and few statements to a batch.
-
-    A bound row costs a third of one that json_each takes apart. Each statement gives the interpreter lock up and
-    has to wait for it again, so the last one is filled up with rows of NULL instead of being cut into small ones.
-    """
-    at = 0
-    while at < len(values):
-        left = len(values) - at
-        size = next((size for size in ROWS_A_STATEMENT if size >= left), ROWS_A_STATEMENT[-1])
-        chunk = values[at : at + size]
-        padding = (None,) * (len(chunk[0]) * (size - len(chunk)))
-        db.execute(_repeated(SQL[name], size), (*chain.from_iterable(chunk), *padding))
-        at += size
-
-
-@cache
-def _repeated(statement: str, times: int) -> str:
-    """An INSERT of one row as an INSERT of up to so many; rows that begin with NULL are left out."""
-    head, _, row = statement.partition("VALUES ")
-    many = ", ".join([row] * times)
-    return f"{head}SELECT * FROM (VALUES {many}) WHERE column1 IS NOT NULL"  # noqa: S608  # from our own file
+    write(db, SQL["outbox"], [_event(each) for each in books.events])
 
 
 def store_journal(db: sqlite3.Connection, movements: Sequence[Movement]) -> None:
-    write(db, "journal", [(*each[:3], each.kind._value_, *each[4:]) for each in movements])
+    write(db, SQL["journal"], [(*each[:3], each.kind._value_, *each[4:]) for each in movements])
 
 
-def _reservation_values(each: Reservation) -> Row:
+def _store_new(db: sqlite3.Connection, reservations: Sequence[Reservation], by_user: ByUser) -> None:
+    if not reservations:
+        return
+    (last,) = db.execute(SQL["last_reservation"]).fetchone()
+    numbered = list(enumerate(reservations, last + 1))
+    write(db, SQL["new_reservations"], [_reservation_values(seq, each) for seq, each in numbered])
+    by_user.add([entry for seq, each in numbered for entry in entries(each, each.status, seq)])
+
+
+def _reservation_values(seq: int, each: Reservation) -> Row:
     """As `astuple`, with enums as plain text: binding anything but a plain str takes sqlite3 1 us each."""
     return (
-        each.reservation_id, each.user_id, each.sale_id, each.sku_id, each.quantity, each.status._value_,
+        seq, each.reservation_id, each.user_id, each.sale_id, each.sku_id, each.quantity, each.status._value_,
         each.unit_price_minor, each.currency, each.created_at_ms, each.expires_at_ms, each.request_kind._value_,
         each.request_key, each.order_id, each.returned_quantity,
     )  # fmt: skip
@@ -171,15 +162,18 @@ def _event(event: Event) -> Row:
     return (*msgspec.structs.astuple(event)[:-1], _encode(event.body).decode())
 
 
-def _store_changed(db: sqlite3.Connection, books: Books) -> None:
+def _store_changed(db: sqlite3.Connection, books: Books, by_user: ByUser) -> None:
     fresh = {each.reservation_id for each in books.new_reservations} if books.changed_reservations else ()
     for reservation_id, before in books.changed_reservations.items():
         if reservation_id in fresh:
             continue
         row = books.reservations[reservation_id]
         values = (reservation_id, before, row.status, row.order_id, row.returned_quantity)
-        if db.execute(SQL["changed_reservation"], values).rowcount != 1:
+        stored = db.execute(SQL["changed_reservation"], values).fetchall()
+        if not stored:
             raise RowChanged(f"reservation {reservation_id} is no longer {before}")
+        ((seq,),) = stored
+        by_user.move(entries(row, before, seq), entries(row, row.status, seq))
 
 
 def _store_orders(db: sqlite3.Connection, books: Books) -> None:

@@ -1,7 +1,7 @@
 -- The ledger on SQLite. Times are milliseconds since 1970 in UTC; money is integer minor units.
 -- What arrives in time order is stored in time order (ids begin with their time), so that a growing ledger is
--- appended to. Every structure that is touched at random places costs a page for each row of a batch. There is
--- one, and it has to be: the index by user, which finds an earlier request and counts the purchase limit.
+-- appended to. Every structure that is touched at random places costs a page for each row of a batch. Users come
+-- at random: their entries are gathered first (by_user.py).
 
 CREATE TABLE shard (
     shard_id    INTEGER NOT NULL PRIMARY KEY CHECK (shard_id >= 0),
@@ -48,13 +48,17 @@ CREATE TABLE reservation (
     order_id          TEXT,
     returned_quantity INTEGER NOT NULL DEFAULT 0 CHECK (returned_quantity BETWEEN 0 AND quantity),
     refusal           TEXT,
-    redrive_of        TEXT,
-    live              INTEGER NOT NULL GENERATED ALWAYS AS (status IN ('RESERVED', 'CONFIRMED')) VIRTUAL
+    redrive_of        TEXT
 ) STRICT;
--- A user's purchase limit is counted over his live rows, of which there are no more than the limit allows; an
--- earlier request is found by its key, live or not. UNIQUE: a request is not granted twice (NULL is no key).
-CREATE UNIQUE INDEX reservation_user ON reservation (user_id, sale_id, live, request_key, sku_id, quantity);
 CREATE INDEX reservation_held ON reservation (expires_at_ms) WHERE status = 'RESERVED';
+
+-- Where a user's reservations and his earlier requests are found (by_user.py). `seq` 0 is a signpost.
+CREATE TABLE by_user (
+    level INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    seq   INTEGER NOT NULL,
+    PRIMARY KEY (level, place, seq)
+) STRICT, WITHOUT ROWID;
 
 -- Every movement of stock, and with it every transition of a reservation. It also is their outbox: sku_seq has
 -- no gaps, and seq is the order of commits (one writer).

@@ -1,6 +1,6 @@
 -- What a transaction of the ledger reads and writes. Lists to look up come in as one JSON array and are taken
 -- apart by json_each; CROSS JOIN keeps the planner from scanning the big table. Rows to write are bound many at
--- a time (rows.write). Either way a batch is a few statements, and the interpreter lock is given up as often.
+-- a time (write.py). Either way a batch is a few statements, and the interpreter lock is given up as often.
 
 -- name: begin
 BEGIN IMMEDIATE;
@@ -17,38 +17,45 @@ UPDATE payment SET due_at_ms = 0 WHERE due IS NOT NULL;
 -- name: probe
 UPDATE shard SET created_at_ms = created_at_ms;
 
--- Loading. ?1 is a JSON array of attempts' items: [user_id, sale_id, sku_id, request_key].
+-- Loading.
 
 -- name: sales
 SELECT terms FROM sale ORDER BY created_at_ms, sale_id;
 
 -- name: stock
 SELECT s.sale_id, s.sku_id, s.total, s.held, s.sold, s.sku_seq
-FROM json_each(?1) AS a
+FROM json_each(?1) AS a -- [sale_id, sku_id]
 CROSS JOIN stock AS s ON s.sale_id = a.value ->> 0 AND s.sku_id = a.value ->> 1;
 
 -- name: stock_of_sale
 SELECT sale_id, sku_id, total, held, sold, sku_seq FROM stock WHERE ?1 IS NULL OR sale_id = ?1 ORDER BY sku_id, sale_id;
 
--- name: known_users
-SELECT 1
-FROM json_each(?1) AS a
-CROSS JOIN reservation AS r INDEXED BY reservation_user ON r.user_id = a.value ->> 0 AND r.sale_id = a.value ->> 1
-LIMIT 1;
+-- Of users: ?1 is a JSON array of [place, user_id, sale_id].
 
 -- name: claims
 SELECT r.user_id, r.sale_id, r.sku_id, sum(r.quantity)
-FROM (SELECT DISTINCT value ->> 0 AS user_id, value ->> 1 AS sale_id FROM json_each(?1)) AS a
-CROSS JOIN reservation AS r INDEXED BY reservation_user
-    ON r.user_id = a.user_id AND r.sale_id = a.sale_id AND r.live = 1
+FROM json_each(?1) AS a
+CROSS JOIN by_user AS b ON b.level IN (0, 1, 2) AND b.place = a.value ->> 0
+CROSS JOIN reservation AS r ON r.seq = b.seq AND r.user_id = a.value ->> 1 AND r.sale_id = a.value ->> 2
+WHERE r.status IN ('RESERVED', 'CONFIRMED')
 GROUP BY 1, 2, 3;
 
+-- name: lapsed_ids_of_users
+SELECT r.reservation_id
+FROM json_each(?1) AS a
+CROSS JOIN by_user AS b ON b.level IN (0, 1, 2) AND b.place = a.value ->> 0
+CROSS JOIN reservation AS r ON r.seq = b.seq AND r.user_id = a.value ->> 1 AND r.sale_id = a.value ->> 2
+WHERE r.status = 'RESERVED' AND r.expires_at_ms <= ?2;
+
+-- Of requests: ?1 is a JSON array of [place of the user, place of the request, user_id, sale_id, request_key].
+
 -- name: requests
-SELECT DISTINCT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
+SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
        r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity
 FROM json_each(?1) AS a
+CROSS JOIN by_user AS b ON b.level IN (0, 1, 2) AND b.place IN (a.value ->> 0, a.value ->> 1)
 CROSS JOIN reservation AS r
-    ON r.user_id = a.value ->> 0 AND r.sale_id = a.value ->> 1 AND r.live IN (0, 1) AND r.request_key = a.value ->> 3;
+    ON r.seq = b.seq AND r.user_id = a.value ->> 2 AND r.sale_id = a.value ->> 3 AND r.request_key = a.value ->> 4;
 
 -- name: lapsed_ids
 SELECT reservation_id FROM reservation WHERE status = 'RESERVED' AND expires_at_ms <= ?1 ORDER BY expires_at_ms LIMIT ?2;
@@ -58,12 +65,6 @@ SELECT 1 FROM reservation WHERE status = 'RESERVED' AND expires_at_ms <= ?1 LIMI
 
 -- name: next_expiry
 SELECT min(expires_at_ms) FROM reservation WHERE status = 'RESERVED';
-
--- name: lapsed_ids_of_users
-SELECT DISTINCT r.reservation_id
-FROM json_each(?1) AS a
-CROSS JOIN reservation AS r ON r.user_id = a.value ->> 0 AND r.sale_id = a.value ->> 1 AND r.live = 1
-WHERE r.status = 'RESERVED' AND r.expires_at_ms <= ?2;
 
 -- name: reservations
 SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
@@ -113,12 +114,16 @@ SELECT coalesce(max(sku_seq), 0) FROM journal WHERE sale_id = ?1 AND sku_id = ?2
 -- page before it changes it: measured, 13 writes a reservation instead of 3.
 
 -- name: new_reservations
-INSERT OR ROLLBACK INTO reservation (reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
+INSERT OR ROLLBACK INTO reservation (seq, reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
     created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: last_reservation
+SELECT coalesce(max(seq), 0) FROM reservation;
 
 -- name: changed_reservation
-UPDATE reservation SET status = ?3, order_id = ?4, returned_quantity = ?5 WHERE reservation_id = ?1 AND status = ?2;
+UPDATE reservation SET status = ?3, order_id = ?4, returned_quantity = ?5 WHERE reservation_id = ?1 AND status = ?2
+RETURNING seq;
 
 -- name: journal
 INSERT OR ROLLBACK INTO journal (sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,

@@ -3,9 +3,13 @@
 -- name: active_reservations
 SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
        r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity
-FROM sale AS s
-CROSS JOIN reservation AS r INDEXED BY reservation_user ON r.user_id = ?1 AND r.sale_id = s.sale_id AND r.live = 1
+FROM json_each(?1) AS a -- [place, user_id, sale_id]
+CROSS JOIN by_user AS b ON b.level IN (0, 1, 2) AND b.place = a.value ->> 0
+CROSS JOIN reservation AS r ON r.seq = b.seq AND r.user_id = a.value ->> 1 AND r.sale_id = a.value ->> 2
 WHERE r.status = 'RESERVED' AND r.expires_at_ms > ?2 ORDER BY r.seq DESC LIMIT 200;
+
+-- name: sale_ids
+SELECT sale_id FROM sale;
 
 -- name: order_of_reservation
 SELECT order_id FROM reservation WHERE reservation_id = ?1;
@@ -80,6 +84,21 @@ FROM reservation AS r
 WHERE r.sale_id = ?1 AND r.status IN ('RESERVED', 'CONFIRMED')
   AND NOT EXISTS (SELECT 1 FROM stock AS s WHERE s.sale_id = r.sale_id AND s.sku_id = r.sku_id)
 GROUP BY r.sku_id;
+
+-- name: proof_requests
+SELECT printf('%s: user %s was granted %d times for one request', sku_id, user_id, count(*))
+FROM reservation WHERE sale_id = ?1 AND request_key IS NOT NULL
+GROUP BY user_id, request_key, sku_id HAVING count(*) > 1 LIMIT 100;
+
+-- name: proof_by_user
+SELECT printf('%s: reservation %s is not found by its user', r.sku_id, r.reservation_id)
+FROM reservation AS r
+WHERE r.sale_id = ?1 AND (r.status IN ('RESERVED', 'CONFIRMED') OR r.request_key IS NOT NULL)
+  AND 1 <> (SELECT count(*) FROM by_user AS b
+            WHERE b.level IN (0, 1, 2) AND b.seq = r.seq
+              AND b.place = CASE WHEN r.status IN ('RESERVED', 'CONFIRMED') THEN place(r.user_id, r.sale_id)
+                                 ELSE place(r.user_id, r.sale_id, r.request_key) END)
+LIMIT 100;
 
 -- name: proof_journal
 WITH summed AS (
