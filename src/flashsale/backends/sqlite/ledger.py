@@ -19,10 +19,24 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 
+from flashsale.backends.batch import (
+    BUSY,
+    FAILED,
+    FULL,
+    Asked,
+    Committed,
+    Item,
+    Job,
+    Undecided,
+    answer,
+    certain,
+    count_refusals,
+    deliver,
+)
 from flashsale.backends.sqlite import moves, rows
 from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full, is_passing, migrate, readable
 from flashsale.backends.sqlite.find import ANSWERS, LONG
@@ -31,7 +45,6 @@ from flashsale.backends.sqlite.moves import Desk
 from flashsale.backends.sqlite.rows import SQL
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.checkout import Checkout, Opened
-from flashsale.core.journal import Stock
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.reservation import Reservation
@@ -56,10 +69,6 @@ Fatal = Callable[[Exception], None]
 
 EXIT_BROKEN = 70
 
-BUSY = Refused(Refusal.UNAVAILABLE, "The ledger is busy: try again", {"retryAfterSeconds": 1})
-FULL = Refused(Refusal.UNAVAILABLE, "The ledger's disk is full: nothing was changed", {"retryAfterSeconds": 5})
-FAILED = Refused(Refusal.UNAVAILABLE, "The ledger could not take this: nothing was changed", {"retryAfterSeconds": 1})
-
 BROKEN = Refused(
     Refusal.UNAVAILABLE,
     "The ledger's store has failed; whether this was taken shows after its restart: repeat it with the same key",
@@ -67,46 +76,6 @@ BROKEN = Refused(
 )
 
 log = structlog.get_logger("flashsale.ledger")
-
-
-class Job:
-    """A move or a read: runs in a group's thread, answers a future on the loop."""
-
-    __slots__ = ("future", "run")
-
-    def __init__(self, run: Callable[[Any], Any], future: asyncio.Future[Any]) -> None:
-        self.run = run
-        self.future = future
-
-    def answer(self, result: object) -> None:
-        if self.future.done():
-            return
-        if isinstance(result, Refused) and result.refusal is Refusal.UNAVAILABLE:
-            self.future.set_exception(LedgerUnavailable(result.message))
-        else:
-            self.future.set_result(result)
-
-
-class Asked:
-    """An attempt and who waits for its outcome."""
-
-    __slots__ = ("answer", "attempt")
-
-    def __init__(self, attempt: Attempt, reply: Reply) -> None:
-        self.attempt = attempt
-        self.answer = reply
-
-
-Item = Job | Asked
-
-
-class Committed(NamedTuple):
-    """What a batch has come to: a result per item, and what the observer is told."""
-
-    results: list[Any]
-    stock: dict[tuple[str, str], Stock]
-    changed: dict[str, Sale | None]
-    sales: dict[str, Sale]
 
 
 def end_process(error: Exception) -> None:
@@ -138,8 +107,7 @@ class SqliteLedger:
         self._connections = [connect(path, writes=index == 0) for index in range(3)]
         self._desk = Desk(self._connections[0], clock)
         self._sales = self._desk.sales
-        self._undecided: Counter[tuple[str, str, str | None]] = Counter()
-        """The requests with a key that wait for the writer."""
+        self._undecided = Undecided()
         self._lost: Counter[tuple[str, str]] = Counter()
         read, scan = partial(self._read, self._connections[1]), partial(self._scan, self._connections[2])
         self._writer: Group[Item] = Group("ledger-writer", loop, self._write, self._break, batch_max, queue_max)
@@ -179,11 +147,11 @@ class SqliteLedger:
     def reserve(self, attempt: Attempt, reply: Reply) -> None:
         if self._closing or not self._writer.put(Asked(attempt, reply)):
             reply(BUSY)
-        elif attempt.key is not None:
-            self._undecided[attempt.user_id, attempt.sale_id, attempt.key] += 1
+        else:
+            self._undecided.add(attempt)
 
     def refuse(self, attempt: Attempt, reply: Reply) -> None:
-        if (attempt.user_id, attempt.sale_id, attempt.key) in self._undecided:
+        if attempt in self._undecided:
             self.reserve(attempt, reply)  # the first of two copies may win yet, and both must hear the same
         elif self._closing or not self._reader.put(Asked(attempt, reply)):
             reply(BUSY)
@@ -211,8 +179,8 @@ class SqliteLedger:
         return await self._move(moves.alter_sale, change)
 
     async def find(self, query: Query[T]) -> T:
-        answer = ANSWERS[type(query)]
-        job = Job(lambda db: answer(db, query), self._loop.create_future())
+        answering = ANSWERS[type(query)]
+        job = Job(lambda db: answering(db, query), self._loop.create_future())
         group = self._scanner if type(query) in LONG else self._reader
         if self._closing or not group.put_urgent(job):
             raise LedgerUnavailable(BUSY.message)
@@ -251,7 +219,7 @@ class SqliteLedger:
             desk.begin()
             results = _decided(desk, batch)
             desk.commit()
-            _count_refusals(desk, batch, results)
+            count_refusals(batch, results, desk.refusals)
             return Committed(results, desk.stock, desk.changed_sales, desk.sales)
         except Exception as error:
             verdict = self._rolled_back(error, len(batch))
@@ -316,32 +284,13 @@ class SqliteLedger:
         open_ends = {Refusal.LIMIT_EXCEEDED}
         if db.execute(SQL["something_lapsed"], (now_ms,)).fetchone():
             open_ends.add(Refusal.SOLD_OUT)
-        return [_certain(refuse_early(books, attempt, now_ms), open_ends) for attempt in attempts]
+        return [certain(refuse_early(books, attempt, now_ms), open_ends) for attempt in attempts]
 
     # The event loop.
 
     def _deliver(self, batch: list[Item], committed: Committed) -> None:
         self._sales = committed.sales
-        try:
-            self._tell(committed)
-        except Exception:
-            log.exception("the observer could not be told")
-        for item, result in zip(batch, committed.results, strict=True):
-            if isinstance(item, Asked) and item.attempt.key is not None:
-                self._decided_one(item.attempt)
-            _answer(item, result)
-
-    def _decided_one(self, attempt: Attempt) -> None:
-        request = (attempt.user_id, attempt.sale_id, attempt.key)
-        self._undecided[request] -= 1
-        if not self._undecided[request]:
-            del self._undecided[request]
-
-    def _tell(self, committed: Committed) -> None:
-        for sale_id, sale in committed.changed.items():
-            self._observer.sale_changed(sale_id, sale)
-        if committed.stock:
-            self._observer.stock_changed(list(committed.stock.values()))
+        deliver(batch, committed, self._undecided, self._observer)
 
     def _deliver_read(self, batch: list[Item], results: list[Any]) -> None:
         for item, result in zip(batch, results, strict=True):
@@ -350,15 +299,7 @@ class SqliteLedger:
                 continue
             if isinstance(result, Refused) and isinstance(item, Asked):
                 self._lost[item.attempt.sale_id, result.refusal.code] += 1
-            _answer(item, result)
-
-
-def _answer(item: Item, result: Any) -> None:
-    """Whoever asked may fail to take his answer; those behind him get theirs all the same."""
-    try:
-        item.answer(result)
-    except Exception:
-        log.exception("an answer could not be delivered")
+            answer(item, result)
 
 
 def _found(job: Job, db: sqlite3.Connection) -> Any:
@@ -382,14 +323,3 @@ def _decided(desk: Desk, batch: Sequence[Item]) -> list[Any]:
     if not attempts:
         return moved
     return moved + moves.reserve(desk, attempts)
-
-
-def _count_refusals(desk: Desk, batch: Sequence[Item], outcomes: list[Any]) -> None:
-    for item, outcome in zip(batch, outcomes, strict=True):
-        if isinstance(outcome, Refused) and isinstance(item, Asked):
-            desk.refusals[item.attempt.sale_id, outcome.refusal.code] += 1
-
-
-def _certain(outcome: Outcome | None, open_ends: set[Refusal]) -> Outcome | None:
-    """Limit and units may be taken up by what has lapsed and is not swept yet: then only the writer knows."""
-    return None if isinstance(outcome, Refused) and outcome.refusal in open_ends else outcome

@@ -1,0 +1,121 @@
+"""What waits for a ledger, and how it is answered: the part of a group commit that knows no database."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import structlog
+
+from flashsale.core.journal import Stock
+from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.sale import Sale
+from flashsale.core.stock import Attempt
+from flashsale.ports import LedgerUnavailable, Observer, Outcome, Reply
+
+BUSY = Refused(Refusal.UNAVAILABLE, "The ledger is busy: try again", {"retryAfterSeconds": 1})
+FULL = Refused(Refusal.UNAVAILABLE, "The ledger's disk is full: nothing was changed", {"retryAfterSeconds": 5})
+FAILED = Refused(Refusal.UNAVAILABLE, "The ledger could not take this: nothing was changed", {"retryAfterSeconds": 1})
+
+log = structlog.get_logger("flashsale.ledger")
+
+
+class Job:
+    """A move or a read: is run by a ledger in its own way, answers a future on the loop."""
+
+    __slots__ = ("future", "run")
+
+    def __init__(self, run: Any, future: asyncio.Future[Any]) -> None:
+        self.run = run
+        self.future = future
+
+    def answer(self, result: object) -> None:
+        if self.future.done():
+            return
+        if isinstance(result, Refused) and result.refusal is Refusal.UNAVAILABLE:
+            self.future.set_exception(LedgerUnavailable(result.message))
+        else:
+            self.future.set_result(result)
+
+
+class Asked:
+    """An attempt and who waits for its outcome."""
+
+    __slots__ = ("answer", "attempt")
+
+    def __init__(self, attempt: Attempt, reply: Reply) -> None:
+        self.attempt = attempt
+        self.answer = reply
+
+
+Item = Job | Asked
+
+
+class Committed(NamedTuple):
+    """What a batch has come to: a result per item, and what the observer is told."""
+
+    results: list[Any]
+    stock: dict[tuple[str, str], Stock]
+    changed: dict[str, Sale | None]
+    sales: dict[str, Sale]
+
+
+class Undecided:
+    """The requests with a key that wait for the writer: a copy of one must not be answered before it."""
+
+    def __init__(self) -> None:
+        self._requests: Counter[tuple[str, str, str | None]] = Counter()
+
+    def add(self, attempt: Attempt) -> None:
+        if attempt.key is not None:
+            self._requests[attempt.user_id, attempt.sale_id, attempt.key] += 1
+
+    def remove(self, attempt: Attempt) -> None:
+        if attempt.key is None:
+            return
+        request = (attempt.user_id, attempt.sale_id, attempt.key)
+        self._requests[request] -= 1
+        if not self._requests[request]:
+            del self._requests[request]
+
+    def __contains__(self, attempt: Attempt) -> bool:
+        return (attempt.user_id, attempt.sale_id, attempt.key) in self._requests
+
+
+def deliver(batch: Sequence[Item], committed: Committed, undecided: Undecided, observer: Observer) -> None:
+    """After the commit: the observer hears of it before those who asked."""
+    try:
+        _tell(observer, committed)
+    except Exception:
+        log.exception("the observer could not be told")
+    for item, result in zip(batch, committed.results, strict=True):
+        if isinstance(item, Asked):
+            undecided.remove(item.attempt)
+        answer(item, result)
+
+
+def _tell(observer: Observer, committed: Committed) -> None:
+    for sale_id, sale in committed.changed.items():
+        observer.sale_changed(sale_id, sale)
+    if committed.stock:
+        observer.stock_changed(list(committed.stock.values()))
+
+
+def answer(item: Item, result: Any) -> None:
+    """Whoever asked may fail to take his answer; those behind him get theirs all the same."""
+    try:
+        item.answer(result)
+    except Exception:
+        log.exception("an answer could not be delivered")
+
+
+def count_refusals(batch: Sequence[Item], outcomes: Sequence[Any], counts: Counter[tuple[str, str]]) -> None:
+    """Counts the refusals of attempts, by sale and code."""
+    for item, outcome in zip(batch, outcomes, strict=True):
+        if isinstance(outcome, Refused) and isinstance(item, Asked):
+            counts[item.attempt.sale_id, outcome.refusal.code] += 1
+
+
+def certain(outcome: Outcome | None, open_ends: set[Refusal]) -> Outcome | None:
+    """Limit and units may be taken up by what has lapsed and is not swept yet: then only the writer knows."""
+    return None if isinstance(outcome, Refused) and outcome.refusal in open_ends else outcome
