@@ -52,6 +52,9 @@ class Clock(Protocol):
     def follow(self) -> None:
         """Compares with the wall clock; to be called on every tick of the sweeper."""
 
+    def hear(self, told_ms: int) -> int:
+        """What time it is, now that the ledger's store says it is `told_ms`."""
+
     @property
     def alarm(self) -> str | None:
         """What is wrong with the clock, in words for the operator; None while nothing is."""

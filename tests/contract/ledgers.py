@@ -3,12 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from core.shop import AUTHORIZED, CAPTURED, LEASE_MS, OPENING_MS, Units, a_checkout, a_draft, a_fact, a_sale, an_attempt
+from servers.postgres import database_url, server_url
 from structlog.testing import capture_logs
 
+from flashsale.backends.postgres.connect import migrate
+from flashsale.backends.postgres.ledger import PostgresLedger
 from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.core.catalogue import CreateSale
 from flashsale.core.checkout import Checkout, Opened
@@ -51,6 +56,9 @@ class HandClock:
     def follow(self) -> None:
         pass
 
+    def hear(self, told_ms: int) -> int:
+        return self.at_ms
+
     def pass_ms(self, duration_ms: int) -> None:
         self.at_ms += duration_ms
 
@@ -88,7 +96,45 @@ async def sqlite(
         await ledger.close()
 
 
-LEDGERS: list[Opening] = [sqlite]
+@asynccontextmanager
+async def postgres(
+    folder: Path,
+    clock: Clock,
+    observer: Observer,
+    queue_max: int = 8192,
+    batch_max: int = 512,
+    on_fatal: Callable[[Exception], None] | None = None,
+) -> AsyncIterator[PostgresLedger]:
+    """A database for each folder, so that the same folder finds the same ledger again."""
+    ledger = await PostgresLedger.open(await _database_of(folder), clock, observer, queue_max, batch_max)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def _database_of(folder: Path) -> str:
+    name = f"test_{sha256(str(folder).encode()).hexdigest()[:24]}"
+    url = database_url(await asyncio.to_thread(server_url), name)
+    marker = folder / "database"
+    if not marker.exists():
+        db = await asyncpg.connect(server_url())
+        await db.execute(f"DROP DATABASE IF EXISTS {name}")
+        await db.execute(f"CREATE DATABASE {name} TEMPLATE {await _template(db)} STRATEGY FILE_COPY")
+        await db.close()
+        marker.touch()
+    return url
+
+
+async def _template(db: asyncpg.Connection) -> str:
+    """A database with the schema in it, made once in a run."""
+    if not await db.fetchval("SELECT EXISTS (SELECT 1 FROM pg_database WHERE datname = 'flashsale_template')"):
+        await db.execute("CREATE DATABASE flashsale_template")
+        await migrate(database_url(server_url(), "flashsale_template"))
+    return "flashsale_template"
+
+
+LEDGERS: list[Opening] = [sqlite, postgres]
 """Every backend that claims the port. A new one is one more line here."""
 
 

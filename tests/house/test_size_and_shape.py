@@ -14,11 +14,15 @@ LINES_OF_A_FILE = 400
 # "file function": why everything is swallowed there. Each one must turn the error into a report or a refusal.
 MAY_SWALLOW_EVERYTHING: dict[str, str] = {
     "src/flashsale/worker.py _every": "a loop's outermost step: logged, and repeated at the next tick",
-    "src/flashsale/backends/sqlite/ledger.py SqliteLedger._committed": "the writer's outermost step: tried in halves",
+    "src/flashsale/backends/sqlite/ledger.py SqliteLedger._committed": "the writer's outermost step: halves",
     "src/flashsale/flow/settle.py Settling._in_peace": "one payment's failure is not the others'",
-    "src/flashsale/backends/sqlite/ledger.py SqliteLedger._deliver": "answers go out whatever the observer does",
+    "src/flashsale/backends/batch.py deliver": "answers go out whatever the observer does",
     "src/flashsale/edge/hot_routes.py _send": "one client's failure is not his neighbours': logged",
-    "src/flashsale/backends/sqlite/ledger.py _answer": "one asker's failure is not his neighbours': logged",
+    "src/flashsale/backends/batch.py answer": "one asker's failure is not his neighbours': logged",
+    "src/flashsale/backends/postgres/ledger.py PostgresLedger._committed": "the writer's outermost step: halves",
+    "src/flashsale/backends/postgres/ledger.py PostgresLedger._altered": "the writer's outermost step",
+    "src/flashsale/backends/postgres/ledger.py PostgresLedger._found": "a reader's outermost step",
+    "src/flashsale/backends/postgres/ledger.py PostgresLedger._refused": "a reader's outermost step",
     "src/flashsale/backends/sqlite/ledger.py SqliteLedger._read": "a reader's outermost step: its askers are told 503",
 }
 

@@ -47,6 +47,50 @@ class SteadyClock:
         step_ms = min(abs(drift_ms), passed_ms // FOLLOW_PART)
         self._offset_ms += step_ms if drift_ms > 0 else -step_ms
 
+    def hear(self, told_ms: int) -> int:
+        """A store on this machine has no other clock than ours."""
+        return self.now_ms()
+
+    @property
+    def alarm(self) -> str | None:
+        return self._alarm
+
+
+class HeardClock:
+    """The ledger's clock where the ledger is a server: it is heard with every batch, and kept running in between.
+
+    All processes of a fleet hear the same clock, so their own ones need not agree. A jump of the heard clock is no
+    more followed than one of the wall clock.
+    """
+
+    def __init__(self, monotonic_ns: Callable[[], int] = time.monotonic_ns, wall_ns: Callable[[], int] = time.time_ns):
+        self._monotonic_ns = monotonic_ns
+        self._offset_ms = wall_ns() // 1_000_000 - monotonic_ns() // 1_000_000
+        self._floor_ms = 0
+        self._heard = False
+        self._alarm: str | None = None
+
+    def now_ms(self) -> int:
+        return max(self._monotonic_ns() // 1_000_000 + self._offset_ms, self._floor_ms)
+
+    def hear(self, told_ms: int) -> int:
+        drift_ms = told_ms - self.now_ms()
+        if self._heard and abs(drift_ms) > DRIFT_MAX_MS:
+            self._alarm = (
+                f"the database's clock has jumped by {drift_ms / 1000:+.1f} s and is not followed: set it right, or "
+                "restart flashsale if it is right now"
+            )
+            return self.now_ms()
+        self._alarm = None
+        if self._heard:
+            self._floor_ms = max(self._floor_ms, self.now_ms())
+        self._heard = True
+        self._offset_ms = told_ms - self._monotonic_ns() // 1_000_000
+        return self.now_ms()
+
+    def follow(self) -> None:
+        """What there is to follow is heard."""
+
     @property
     def alarm(self) -> str | None:
         return self._alarm

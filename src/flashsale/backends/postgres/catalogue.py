@@ -1,0 +1,100 @@
+"""An operator's change of a sale, and the sales as this process knows them.
+
+Changes are rare, so they all exclude each other, and each is a transaction of its own.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from flashsale.backends.postgres import rows
+from flashsale.backends.postgres.connect import Connection
+from flashsale.backends.postgres.rows import SQL
+from flashsale.core.catalogue import (
+    CreateSale,
+    DeleteSale,
+    EditSale,
+    Restock,
+    SaleChange,
+    Shelf,
+    SwitchSale,
+    change_sale,
+)
+from flashsale.core.journal import Stock
+from flashsale.core.refusal import Refused
+from flashsale.core.sale import Sale
+
+AUDITED: dict[type[SaleChange], str] = {
+    CreateSale: "sale.create",
+    EditSale: "sale.edit",
+    SwitchSale: "sale.switch",
+    DeleteSale: "sale.delete",
+    Restock: "stock.restock",
+}
+
+
+class Altered(msgspec.Struct, frozen=True):
+    """What came of a change, and what the observer is to be told."""
+
+    outcome: Sale | Refused | None
+    sale_id: str = ""
+    stock: dict[tuple[str, str], Stock] = {}
+    changed: bool = False
+
+
+async def known_sales(db: Connection, known: dict[str, Sale]) -> dict[str, Sale]:
+    """The sales as they are now; terms are read only where their version is new."""
+    versions = {row[0]: (row[1], row[2]) for row in await db.fetch(SQL["versions"])}
+    fresh = [sale_id for sale_id, version in versions.items() if _version(known.get(sale_id)) != version]
+    if not fresh and len(versions) == len(known):
+        return known
+    read = [rows.sale_of(row[0]) for row in await db.fetch(SQL["terms"], fresh)] if fresh else []
+    kept = {sale_id: sale for sale_id, sale in known.items() if sale_id in versions}
+    return kept | {sale.sale_id: sale for sale in read}
+
+
+def _version(sale: Sale | None) -> tuple[int, int] | None:
+    """An id may be used again after its sale was deleted: then the versions begin anew."""
+    return (sale.version, sale.created_at_ms) if sale else None
+
+
+async def alter(db: Connection, change: SaleChange, now_ms: int) -> Altered:
+    """Decides and stores a change, under the catalogue's lock and those of the sale's products."""
+    sale_id = change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
+    before = [Stock(*row) for row in await db.fetch(SQL["stock_of_sale"], sale_id)]
+    shelf = await _shelf(db, change, sale_id, before)
+    changed = change_sale(shelf, change, now_ms)
+    if isinstance(changed, Refused) or changed.nothing:
+        return Altered(changed if isinstance(changed, Refused) else changed.sale)
+    if changed.sale is None:
+        await db.execute(SQL["delete_stock"], sale_id, None)
+        await db.execute(SQL["delete_sale"], sale_id)
+    else:
+        await _put(db, changed.sale, shelf.stock)
+    await rows.store_journal(db, changed.movements)
+    details = msgspec.json.encode(change).decode()
+    await db.execute(SQL["audit"], now_ms, change.actor, AUDITED[type(change)], sale_id, details)
+    stock = {(sale_id, sku_id): row for sku_id, row in shelf.stock.items()} if changed.sale else {}
+    return Altered(changed.sale, sale_id, stock, changed=True)
+
+
+async def _shelf(db: Connection, change: SaleChange, sale_id: str, before: Iterable[Stock]) -> Shelf:
+    stock = {row.sku_id: row for row in before}
+    opened = change.draft.units.keys() - stock.keys() if isinstance(change, CreateSale | EditSale) else ()
+    return Shelf(
+        sales={sale.sale_id: sale for sale in [rows.sale_of(row[0]) for row in await db.fetch(SQL["sales"])]},
+        stock=stock,
+        has_orders=await db.fetchval(SQL["has_orders"], sale_id),
+        was_reserved=await db.fetchval(SQL["was_reserved"], sale_id),
+        last_seq={sku_id: await db.fetchval(SQL["last_seq"], sale_id, sku_id) for sku_id in opened},
+    )
+
+
+async def _put(db: Connection, sale: Sale, stock: dict[str, Stock]) -> None:
+    terms = msgspec.json.encode(sale).decode()
+    await db.execute(SQL["put_sale"], sale.sale_id, terms, sale.version, sale.created_at_ms)
+    for sku_id, row in sorted(stock.items()):
+        if sale.product(sku_id) is None:
+            await db.execute(SQL["delete_stock"], sale.sale_id, sku_id)
+        else:
+            await db.execute(SQL["opened_stock"], *msgspec.structs.astuple(row))

@@ -1,0 +1,101 @@
+"""What a ledger's batch is made of: for each move the rows it needs and the rule that decides it.
+
+A move knows no database. All moves of a batch are decided on the same books, one after the other, so that each sees
+what those before it have changed.
+"""
+
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from flashsale.backends.postgres.rows import Needs
+from flashsale.core import exits, settlement
+from flashsale.core.books import Books
+from flashsale.core.checkout import Checkout, Opened
+from flashsale.core.checkout import open_order as find_or_open
+from flashsale.core.order import Order
+from flashsale.core.refusal import Refused
+from flashsale.core.reservation import Reservation
+from flashsale.core.stock import NewId
+from flashsale.ports import PaymentFact, PutOff, RefundFact
+
+T = TypeVar("T")
+
+
+class Desk(NamedTuple):
+    """What a move is decided with."""
+
+    books: Books
+    now_ms: int
+    new_id: NewId
+    released: int
+    """How many lapsed reservations this batch has released."""
+
+
+class Move(NamedTuple, Generic[T]):
+    needs: Needs
+    decide: Callable[[Desk], T]
+    after_lapsed: bool = False
+    """Whether what has lapsed is to be released first."""
+
+
+def expire() -> Move[int]:
+    return Move(Needs(), lambda desk: desk.released, after_lapsed=True)
+
+
+def release(reservation_id: str, user_id: str | None) -> Move[Reservation | Refused]:
+    needs = Needs(reservation_ids={reservation_id})
+    return Move(needs, lambda desk: exits.release(desk.books, reservation_id, user_id, desk.now_ms))
+
+
+def open_order(checkout: Checkout) -> Move[Opened | Refused]:
+    needs = Needs(
+        reservation_ids=set(checkout.reservation_ids), transactions={(checkout.provider, checkout.transaction_id)}
+    )
+    return Move(needs, lambda desk: find_or_open(desk.books, checkout, desk.now_ms, desk.new_id))
+
+
+def cancel_order(order_id: str, user_id: str | None, reason: str) -> Move[Order | Refused]:
+    needs = Needs(order_ids={order_id})
+    return Move(
+        needs,
+        lambda desk: settlement.cancel_order(desk.books, order_id, user_id, reason, desk.now_ms, desk.new_id),
+    )
+
+
+def settle(fact: PaymentFact | RefundFact | PutOff) -> Move[Opened | None]:
+    match fact:
+        case PaymentFact():
+            # Late money may be honoured with a unit whose time is over.
+            return Move(Needs(payment_ids={fact.payment_id}), lambda desk: _settle(desk, fact), after_lapsed=True)
+        case RefundFact():
+            needs = Needs(refund_ids={fact.refund_id})
+            return Move(needs, lambda desk: _refunded(desk, fact))
+        case PutOff():
+            needs = Needs(
+                payment_ids={fact.payment_id} if fact.payment_id else set(),
+                refund_ids={fact.refund_id} if fact.refund_id else set(),
+            )
+            return Move(needs, lambda desk: _put_off(desk, fact))
+
+
+def _settle(desk: Desk, fact: PaymentFact) -> Opened:
+    return settlement.settle(
+        desk.books, fact.payment_id, fact.transaction, desk.now_ms, desk.new_id, fact.lease_ms, fact.answers
+    )
+
+
+def _refunded(desk: Desk, fact: RefundFact) -> None:
+    settlement.refunded(desk.books, fact.refund_id, desk.now_ms)
+
+
+def _put_off(desk: Desk, step: PutOff) -> None:
+    """What is done already cannot be put off."""
+    books, until_ms = desk.books, desk.now_ms + step.delay_ms
+    payment = books.payments[step.payment_id] if step.payment_id else None
+    if payment and payment.due is not None:
+        payment.due_at_ms = until_ms
+        books.changed_payments[payment.payment_id] = payment
+    refund = books.refunds[step.refund_id] if step.refund_id else None
+    if refund and not refund.done:
+        refund.due_at_ms = until_ms
+        books.changed_refunds[refund.refund_id] = refund

