@@ -12,9 +12,10 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
+from typing import Any, TypeVar
 
-from flashsale.backends.clock import SteadyClock
+from flashsale.backends.clock import HeardClock, SteadyClock
 from flashsale.backends.sandbox import KeptSandbox, SandboxProvider
 from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.core.catalogue import SaleChange
@@ -26,40 +27,53 @@ from flashsale.core.stock import Item
 from flashsale.flow.reserve import Reserving
 from flashsale.flow.settle import Settling
 from flashsale.flow.storefront import Storefront
+from flashsale.flow.watch import Watch, look_around
 from flashsale.ports import (
+    Clock,
     FindActiveReservations,
     FindOrder,
     FindOrders,
     FindReservations,
-    FindSales,
     Ledger,
     Outcome,
     PaymentProvider,
     Query,
     Reply,
-    StockOf,
 )
 from flashsale.settings import Settings
 from flashsale.worker import Worker
 
+try:
+    from flashsale.backends import postgres as installed
+except ModuleNotFoundError as missing:
+    if missing.name != "asyncpg":
+        raise
+    installed = None  # type: ignore[assignment]  # the extra is not installed
+
+
 T = TypeVar("T")
 Fatal = Callable[[Exception], None]
+
+
+class ExtraMissing(Exception):
+    """The settings name a backend whose driver is not installed; the message says how to install it."""
 
 
 class Engine:
     """One shop's engine. Made by `Engine.open`; safe to use from one event loop."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, provider: PaymentProvider, clock: SteadyClock, storefront: Storefront
+        self, settings: Settings, ledger: Ledger, provider: PaymentProvider, clock: Clock, storefront: Storefront
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.ledger = ledger
         self.storefront = storefront
         self.provider = provider
-        self._reserving = Reserving(ledger, storefront, clock)
+        watch = Watch(ledger, storefront) if settings.postgres_url else None
+        self._reserving = Reserving(ledger, storefront, clock, watch)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
-        self.worker = Worker(ledger, self._settling, clock)
+        self.worker = Worker(ledger, self._settling, clock, watch)
 
     @classmethod
     @asynccontextmanager
@@ -70,13 +84,11 @@ class Engine:
         SchemaUnknown.
         """
         async with AsyncExitStack() as stack:
-            clock = SteadyClock()
+            clock: Clock = HeardClock() if settings.postgres_url else SteadyClock()
             storefront = Storefront(clock)
-            ledger = await SqliteLedger.open(
-                settings.ledger_path, clock, storefront, settings.queue_max, settings.batch_max, on_fatal
-            )
+            ledger = await _ledger(settings, clock, storefront, on_fatal)
             stack.push_async_callback(ledger.close)
-            await _look_around(ledger, storefront)
+            await look_around(ledger, storefront)
             provider = await _provider(settings, stack)
             engine = cls(settings, ledger, provider, clock, storefront)
             await stack.enter_async_context(engine.worker)
@@ -152,6 +164,23 @@ class Engine:
         return await self.ledger.find(query)
 
 
+def _postgres() -> ModuleType:
+    if installed is None:
+        raise ExtraMissing("a ledger on PostgreSQL needs asyncpg: pip install 'flashsale[postgres]'")
+    return installed
+
+
+async def migrate_postgres(url: str) -> list[str]:
+    """Brings the schema of a ledger on PostgreSQL up to this version; the names of what was applied."""
+    applied: list[str] = await _postgres().migrate(url)
+    return applied
+
+
+async def postgres_facts(url: str) -> Any:
+    """What `flashsale doctor` wants to know of the server: `backends.postgres.connect.Facts`."""
+    return await _postgres().facts(url)
+
+
 def _into(future: asyncio.Future[Outcome]) -> Reply:
     """A reply into a future; an outcome that nobody waits for any more is dropped (it is in the ledger)."""
 
@@ -168,10 +197,14 @@ def _owned(order: Order | None, field: str, name: str, user_id: str | None) -> O
     return order
 
 
-async def _look_around(ledger: Ledger, storefront: Storefront) -> None:
-    for sale in await ledger.find(FindSales()):
-        storefront.sale_changed(sale.sale_id, sale)
-    storefront.stock_changed(await ledger.find(StockOf()))
+async def _ledger(settings: Settings, clock: Clock, storefront: Storefront, on_fatal: Fatal | None) -> Ledger:
+    queue_max, batch_max = settings.queue_max, settings.batch_max
+    if settings.postgres_url is None:
+        return await SqliteLedger.open(settings.ledger_path, clock, storefront, queue_max, batch_max, on_fatal)
+    opened: Ledger = await _postgres().PostgresLedger.open(
+        settings.postgres_url, clock, storefront, queue_max, batch_max
+    )
+    return opened
 
 
 async def _provider(settings: Settings, stack: AsyncExitStack) -> PaymentProvider:

@@ -26,7 +26,8 @@ NOT_YET = {
     "rate_per_address": "0", "rate_per_user": "0", "rate_global": "0",
 }  # fmt: skip
 """Settings of later versions, with the one value that this version has."""
-_SQLITE_URL = re.compile(r"sqlite:///\S.*")
+_LEDGER_URL = re.compile(r"sqlite:///\S.*|postgres(ql)?://[^/\s]+/\S+")
+_PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^@/]*(?=@)")
 _HTTP_URL = re.compile(r"https?://[^/\s]+(/\S*)?")
 
 
@@ -34,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a running engine is made of. Field `x_y` is the variable `FLASHSALE_X_Y`."""
 
     ledger: str = ""
-    """`sqlite:///PATH`; empty means `ledger.db` in the data directory."""
+    """`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/DATABASE`; empty means `ledger.db` in the data directory."""
     data: str = "flashsale-data"
     """The data directory: ledger, the sandbox's books, the operator token."""
     identity: Literal["open"] = "open"
@@ -69,7 +70,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long one call to the payment provider may take."""
 
     @property
+    def postgres_url(self) -> str | None:
+        """The ledger's URL where it is on PostgreSQL; None: it is a file."""
+        return self.ledger if self.ledger.startswith("postgres") else None
+
+    @property
+    def ledger_name(self) -> str:
+        """The ledger as people are shown it, without its password."""
+        return _without_password(self.ledger) if self.postgres_url else str(self.ledger_path)
+
+    @property
     def ledger_path(self) -> Path:
+        """The ledger's file; not to be asked for where it is on PostgreSQL."""
         return Path(self.ledger.removeprefix("sqlite:///")) if self.ledger else Path(self.data) / "ledger.db"
 
 
@@ -139,8 +151,8 @@ def _problem(name: str, value: Any) -> str | None:
     except msgspec.ValidationError as error:
         remedy = REMEDIES.get(name, str(error).split(" - at")[0])
         return f"{PREFIX}{name.upper()}: {remedy}"
-    if name == "ledger" and settings.ledger and not _SQLITE_URL.fullmatch(settings.ledger):
-        return f"{PREFIX}LEDGER: must be sqlite:///PATH (postgresql:// is not available yet)"
+    if name == "ledger" and settings.ledger and not _LEDGER_URL.fullmatch(settings.ledger):
+        return f"{PREFIX}LEDGER: must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
     if name == "sandbox_url" and settings.sandbox_url and not _HTTP_URL.fullmatch(settings.sandbox_url):
         return f"{PREFIX}SANDBOX_URL: must be http://HOST:PORT"
     return next((problem for proxy in settings.trusted_proxies if (problem := _no_network(proxy))), None)
@@ -154,5 +166,11 @@ def _no_network(proxy: str) -> str | None:
     return None
 
 
+def _without_password(url: str) -> str:
+    return _PASSWORD.sub(r"\1:********", url)
+
+
 def _masked(name: str, value: Any) -> Any:
+    if name == "ledger":
+        return _without_password(value)
     return "********" if name == "admin_token" and value else value

@@ -11,6 +11,7 @@ import structlog
 
 from flashsale.flow.expire import TICK_SECONDS, sweep
 from flashsale.flow.settle import Settling
+from flashsale.flow.watch import LOOK_SECONDS, Watch
 from flashsale.ports import Clock, Ledger, LedgerUnavailable
 
 RESUME_SECONDS = 1.0
@@ -21,8 +22,10 @@ log = structlog.get_logger("flashsale.worker")
 class Worker:
     """An async context: the loops run inside it."""
 
-    def __init__(self, ledger: Ledger, settling: Settling, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, settling: Settling, clock: Clock, watch: Watch | None = None) -> None:
+        """`watch`: of a ledger that other processes write too."""
         self._ledger = ledger
+        self._watch = watch
         self._settling = settling
         self._clock = clock
         self._woken = asyncio.Event()
@@ -33,6 +36,10 @@ class Worker:
             asyncio.create_task(_every(TICK_SECONDS, self._sweep, asyncio.Event()), name="sweep"),
             asyncio.create_task(_every(RESUME_SECONDS, self._settling.resume, self._woken), name="resume"),
         ]
+        if self._watch is not None:
+            self._tasks.append(
+                asyncio.create_task(_every(LOOK_SECONDS, self._watch.look, asyncio.Event()), name="watch")
+            )
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -3,6 +3,7 @@
 A check changes nothing but a probe file that it removes, and never waits for a server that does not answer.
 """
 
+import asyncio
 import os
 import resource
 import shutil
@@ -22,7 +23,8 @@ from flashsale.cli.address import OTHER_FILES, require_free, show
 from flashsale.cli.data_directory import NO_LEDGER, NOT_WRITABLE, may_be_ledger, writable_place
 from flashsale.cli.opening import held
 from flashsale.cli.problem import Problem
-from flashsale.ports import LedgerBroken
+from flashsale.engine import ExtraMissing, postgres_facts
+from flashsale.ports import LedgerBroken, LedgerUnavailable
 from flashsale.settings import PREFIX, Settings
 
 PYTHON_MIN = (3, 11)
@@ -117,7 +119,7 @@ def clock() -> Finding:
 
 def directory(settings: Settings) -> list[Finding]:
     """Where the ledger lies: can it be written, is there room, does fsync mean something."""
-    wanted = settings.ledger_path.parent
+    wanted = Path(settings.data) if settings.postgres_url else settings.ledger_path.parent
     place = writable_place(wanted)
     if place is None:
         return [problem("data directory", f"{wanted} cannot be written", NOT_WRITABLE)]
@@ -178,6 +180,8 @@ def _slowest_fsync_ms(place: Path) -> float:
 
 def ledger(settings: Settings) -> list[Finding]:
     """Whether there is one, who holds it, and which schema it has."""
+    if settings.postgres_url:
+        return _postgres(settings.postgres_url, settings.ledger_name)
     path = settings.ledger_path
     if not path.exists():
         return [ok("ledger", f"{path} is made at the first start")]
@@ -189,6 +193,32 @@ def ledger(settings: Settings) -> list[Finding]:
         return [problem("ledger", str(error), NO_LEDGER)]
 
 
+def _postgres(url: str, name: str) -> list[Finding]:
+    try:
+        found = asyncio.run(postgres_facts(url))
+    except ExtraMissing as error:
+        return [problem("ledger", str(error), "install it, or name an sqlite:/// ledger")]
+    except LedgerUnavailable as error:
+        return [problem("ledger", f"{name}: {error}", "see that PostgreSQL runs and lets this user in")]
+    ledger = ok("ledger", f"{name}, PostgreSQL {found.server}")
+    if found.read_only:
+        ledger = problem("ledger", f"{name} is a standby, which takes no writes", "name the primary server")
+    elif not found.fsync:
+        ledger = warning("ledger", f"{name} runs with fsync off", "set fsync = on: a power failure would lose sales")
+    return [
+        ledger,
+        _schema_of(found.schema, found.newest, "run `flashsale migrate` before `serve`"),
+    ]
+
+
+def _schema_of(version: int, newest: int, remedy: str) -> Finding:
+    if version > newest:
+        return problem("schema", f"{version}; this version knows {newest}", "run the newer version of flashsale")
+    if version < newest:
+        return warning("schema", f"{version} of {newest}", remedy)
+    return ok("schema", str(version))
+
+
 def _schema(path: Path) -> Finding:
     if not may_be_ledger(path):
         return problem("schema", f"{path} is no SQLite file", NO_LEDGER)
@@ -197,11 +227,7 @@ def _schema(path: Path) -> Finding:
         version, newest = schema_version(connection), max(migrations())
     finally:
         connection.close()
-    if version > newest:
-        return problem("schema", f"{version}; this version knows {newest}", "run the newer version of flashsale")
-    if version < newest:
-        return warning("schema", f"{version} of {newest}", "`flashsale migrate` (or the next start) applies the rest")
-    return ok("schema", str(version))
+    return _schema_of(version, newest, "`flashsale migrate` (or the next start) applies the rest")
 
 
 def address(host: str, port: int) -> Finding:

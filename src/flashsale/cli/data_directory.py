@@ -17,7 +17,8 @@ def prepare(settings: Settings) -> None:
 
     Raises a Problem if they cannot be written, or if the ledger's file is something else.
     """
-    for directory in {Path(settings.data), settings.ledger_path.parent}:
+    wanted = {Path(settings.data)} if settings.postgres_url else {Path(settings.data), settings.ledger_path.parent}
+    for directory in wanted:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -25,7 +26,7 @@ def prepare(settings: Settings) -> None:
             raise Problem(message, remedy=NOT_WRITABLE) from error
         if not os.access(directory, os.W_OK | os.X_OK):
             raise Problem(f"the data directory {directory} cannot be written", remedy=NOT_WRITABLE)
-    if not may_be_ledger(settings.ledger_path):
+    if not settings.postgres_url and not may_be_ledger(settings.ledger_path):
         raise Problem(f"{settings.ledger_path} is no SQLite file", "It has been left alone.", NO_LEDGER)
 
 

@@ -1,5 +1,7 @@
 """`flashsale migrate`: brings the ledger's schema up to this version."""
 
+import asyncio
+
 import msgspec
 import typer
 
@@ -8,6 +10,7 @@ from flashsale.cli.data_directory import prepare
 from flashsale.cli.opening import opening_problems
 from flashsale.cli.options import Data, Json, new_app
 from flashsale.cli.problem import load_settings
+from flashsale.engine import migrate_postgres
 from flashsale.settings import Settings
 
 app = new_app()
@@ -17,22 +20,25 @@ app = new_app()
 def migrate_ledger(data: Data = None, json: Json = False) -> None:
     """Apply the ledger's pending migrations and say which.
 
-    `serve` does this by itself at its start. Back the ledger up before an upgrade. Refused while a
-    server uses the ledger.
+    With a ledger file `serve` does this by itself at its start, and a server that uses the file is in the
+    way. On PostgreSQL it is done by this command only, before the first start and before an upgrade. Back
+    the ledger up first.
     """
     settings = load_settings(data)
     prepare(settings)
     with opening_problems(settings):
         applied = _apply(settings)
     if json:
-        typer.echo(msgspec.json.encode({"ledger": str(settings.ledger_path), "applied": applied}))
+        typer.echo(msgspec.json.encode({"ledger": settings.ledger_name, "applied": applied}))
         return
     for name in applied:
         typer.echo(f"applied {name}")
-    typer.echo(f"{settings.ledger_path} is up to date.")
+    typer.echo(f"{settings.ledger_name} is up to date.")
 
 
 def _apply(settings: Settings) -> list[str]:
+    if settings.postgres_url:
+        return asyncio.run(migrate_postgres(settings.postgres_url))
     lock = FileLock(settings.ledger_path)
     lock.take()
     try:

@@ -8,7 +8,7 @@ from flashsale.backends.sandbox import SandboxNotStarted
 from flashsale.backends.sqlite.file import FileLock
 from flashsale.cli.data_directory import prepare
 from flashsale.cli.problem import Problem
-from flashsale.engine import Engine, Fatal
+from flashsale.engine import Engine, ExtraMissing, Fatal
 from flashsale.ports import LedgerBroken, LedgerInUse, LedgerUnavailable, SchemaUnknown
 from flashsale.settings import Settings
 
@@ -30,19 +30,25 @@ async def open_engine(settings: Settings, on_fatal: Fatal | None = None) -> Asyn
 @contextmanager
 def opening_problems(settings: Settings) -> Iterator[None]:
     """Turns what can be wrong with a ledger into a Problem."""
-    path = settings.ledger_path
+    name = settings.ledger_name
     try:
         yield
     except LedgerInUse as error:
         raise Problem(str(error), *IN_USE) from error
     except SchemaUnknown as error:
-        remedy = f"run the newer version, or name another ledger than {path}"
-        raise Problem(str(error), "This version could damage what it does not understand.", remedy) from error
+        remedy = f"do that, or name another ledger than {name}"
+        raise Problem(str(error), "Nothing has been changed.", remedy) from error
+    except ExtraMissing as error:
+        raise Problem(str(error), "Nothing has been opened.", "install it, or name an sqlite:/// ledger") from error
     except LedgerBroken as error:
         raise Problem(*broken(settings, error)) from error
     except LedgerUnavailable as error:
-        remedy = "make room on the disk if it is full; then try again"
-        raise Problem(f"the ledger {path} cannot be used now: {error}", "Nothing has changed.", remedy) from error
+        remedy = (
+            "see that PostgreSQL runs and lets this user in"
+            if settings.postgres_url
+            else ("make room on the disk if it is full; then try again")
+        )
+        raise Problem(f"the ledger {name} cannot be used now: {error}", "Nothing has changed.", remedy) from error
     except SandboxNotStarted as error:
         remedy = "see the message above, or run one yourself and name it in FLASHSALE_SANDBOX_URL"
         raise Problem(f"the payment sandbox did not start: {error}", "", remedy) from error
@@ -51,7 +57,7 @@ def opening_problems(settings: Settings) -> Iterator[None]:
 def broken(settings: Settings, error: Exception) -> tuple[str, str, str]:
     """The three parts of the message about a store that has failed."""
     return (
-        f"the ledger {settings.ledger_path} has failed: {error}",
+        f"the ledger {settings.ledger_name} has failed: {error}",
         "After an I/O error nobody knows what reached the disk, so nothing may go on from memory.\n"
         "What was acknowledged before is in the file; what was under way was not acknowledged.",
         "look at the disk (`dmesg`, free space, `flashsale doctor`) and start again; if the file stays unreadable, "

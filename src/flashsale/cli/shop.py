@@ -89,8 +89,8 @@ async def open_shop(place: Place, makes_ledger: bool = False) -> AsyncIterator[S
 
 @asynccontextmanager
 async def _without_server(settings: Settings, url: str, makes_ledger: bool) -> AsyncIterator[Shop]:
-    ledger = settings.ledger_path
-    if not ledger.exists() and not makes_ledger:
+    ledger = settings.ledger_name
+    if not settings.postgres_url and not settings.ledger_path.exists() and not makes_ledger:
         raise Problem(
             f"nothing listens at {url}, and there is no ledger {ledger}",
             remedy="start a server with `flashsale serve`, name one with --url, or a data directory with --data",
@@ -99,7 +99,7 @@ async def _without_server(settings: Settings, url: str, makes_ledger: bool) -> A
     async with load("without_server").open_app(settings) as (app, token):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url=url, headers=_headers(token)) as client:
-            yield Shop(client, str(ledger))
+            yield Shop(client, ledger)
 
 
 async def _listens(url: str) -> bool:

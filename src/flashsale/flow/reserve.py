@@ -5,25 +5,35 @@ a read, so that a crowd of losers never queues before the writer. The window's p
 both ways decide by the same rules, and the read sends on to the writer whatever might win after all.
 """
 
+from functools import partial
+
 from flashsale.core.refusal import Refused, invalid, not_found
 from flashsale.core.reservation import RequestKind
 from flashsale.core.stock import ITEMS_MAX, QUANTITY_MAX, Attempt, Item
 from flashsale.flow.storefront import Storefront, on_sale
+from flashsale.flow.watch import Watch
 from flashsale.ports import Clock, Ledger, Reply
 
 
 class Reserving:
-    def __init__(self, ledger: Ledger, storefront: Storefront, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, storefront: Storefront, clock: Clock, watch: Watch | None = None) -> None:
+        """`watch`: of a ledger that other processes write too."""
         self._ledger = ledger
+        self._watch = watch
         self._offers = storefront
         self._clock = clock
 
     def reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None:
         """One product. `reply` is called exactly once, maybe before this returns."""
-        offer = self._offers.offers.get(sku_id)
         if not 1 <= quantity <= QUANTITY_MAX:
             reply(invalid("quantity", f"must be 1 to {QUANTITY_MAX}"))
             return
+        ask = partial(self._reserve, user_id, sku_id, quantity, key, reply)
+        if sku_id in self._offers.offers or self._watch is None or not self._watch.after_look(ask):
+            ask()
+
+    def _reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None:
+        offer = self._offers.offers.get(sku_id)
         if offer is None:
             reply(not_found("skuId", sku_id))
             return
@@ -35,7 +45,16 @@ class Reserving:
 
     def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Reply) -> None:
         """Several products of one sale: all of them or none."""
-        sale_id = _malformed(items) or self._sale_of(items)
+        if refused := _malformed(items):
+            reply(refused)
+            return
+        known = all(item.sku_id in self._offers.offers for item in items)
+        ask = partial(self._reserve_cart, user_id, items, key, reply)
+        if known or self._watch is None or not self._watch.after_look(ask):
+            ask()
+
+    def _reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Reply) -> None:
+        sale_id = self._sale_of(items)
         if isinstance(sale_id, Refused):
             reply(sale_id)
             return
