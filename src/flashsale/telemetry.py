@@ -31,6 +31,14 @@ EVENTS = {
     "serving": "the ledger is open, and the server begins to listen at `url`",
     "stopped": "the server has answered what was in flight and closed the ledger",
     "everybody is trusted": "identity `open` or the sandbox provider is served on an address that is not loopback",
+    "the ledger cannot be reached": "PostgreSQL did not answer; requests get 503 until it does, nothing is lost",
+    "a commit's answer was lost": "the connection broke during a commit; `committed` says what became of it",
+    "the ledger's rows are locked by somebody else": "a lock was waited for too long; the batch was answered with 503",
+    "workers serve": "all workers of `serve --workers` answer requests",
+    "workers are replaced": "SIGHUP: each worker gets a successor and leaves",
+    "workers were replaced": "all workers are new",
+    "a worker died and is started again": "`code` is its exit code; nothing that it acknowledged is lost",
+    "a worker did not leave and is killed": "it had `drain_seconds` to answer what was in flight",
     "the store is broken": "the ledger's file failed; the process ends at once, a restart recovers",
 }
 """What flashsale itself logs, each with its meaning. A test holds the code to this list."""

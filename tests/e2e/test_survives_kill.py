@@ -8,146 +8,40 @@ FLASHSALE_KILLS and FLASHSALE_SEED say how often and which moments.
 
 import asyncio
 import os
-import random
-import secrets
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-import msgspec
 import pytest
 import uvloop
+from e2e.scenario import SEED, UNITS_A_ROUND, Aftermath, Scenario, a_scenario
 
 from flashsale.rehearsal import verdict
-from flashsale.rehearsal.crowd import Crowd, Shop
 from flashsale.rehearsal.demo import allow_many_files
-from flashsale.rehearsal.evidence import Ask, History, asked
-from flashsale.rehearsal.http_client import HttpClient
-from flashsale.rehearsal.operator import Operator, SaleFacts
-from flashsale.rehearsal.servers import Sandbox, ShopServer
-from flashsale.rehearsal.verdict import Evidence, Verdict
+from flashsale.rehearsal.evidence import Ask, asked
+from flashsale.rehearsal.verdict import Evidence
 
 KILLS = int(os.environ.get("FLASHSALE_KILLS", "20"))
-SEED = int(os.environ.get("FLASHSALE_SEED") or secrets.randbelow(1_000_000))
-BUYERS_A_ROUND = 400
-UNITS_A_ROUND = 220
-HOLD_SECONDS = 3
-SETTLE_SECONDS = 20.0
-
-WHILE_SELLING = (
-    verdict.oversold,
-    verdict.lost_reservations,
-    verdict.lost_orders,
-    verdict.broken_keys,
-    verdict.over_limit,
-)
-"""The checks that hold at every moment; the others need a shop at rest."""
 
 
-class Aftermath(msgspec.Struct):
-    """What the scenario left behind."""
-
-    ledger: Path
-    kills: int = 0
-    after_restart: list[list[str]] = []
-    exit_code: int | None = None
-    evidence: Evidence | None = None
-    verdict: Verdict | None = None
+async def kill_and_restart(scenario: Scenario) -> None:
+    await kill(scenario)
+    if scenario.dice.random() < 0.25:
+        await scenario.server.launch()
+        await asyncio.sleep(scenario.dice.uniform(0.1, 1.5))
+        await kill(scenario)
+    await scenario.server.start()
 
 
-class Scenario:
-    """The shop under test, its crowds, and the hand with the kill -9."""
-
-    def __init__(self, server: ShopServer, operator: Operator, shop: Shop) -> None:
-        self.server, self.operator, self.shop = server, operator, shop
-        self.dice = random.Random(SEED)
-        self.aftermath = Aftermath(server.data / "ledger.db")
-        self.crowds: list[Crowd] = []
-
-    @property
-    def histories(self) -> list[History]:
-        return [history for crowd in self.crowds for history in crowd.histories]
-
-    async def run(self) -> None:
-        await self.operator.create_sale(opens_in_seconds=0.0)
-        async with asyncio.TaskGroup() as visits:
-            for number in range(KILLS):
-                visits.create_task(self.next_crowd(number).run())
-                await self.kill_and_restart()
-                self.aftermath.after_restart.append(await self.faults_now())
-            await self.sell_the_rest()
-        await self.ask_every_key_again()
-        await self.operator.end_sale()
-        await self.ask_every_key_again()
-        self.aftermath.evidence = await self.evidence_at_rest()
-        self.aftermath.verdict = verdict.judge(self.aftermath.evidence)
-
-    def next_crowd(self, number: int) -> Crowd:
-        self.shop.opens_at = time.monotonic()
-        first = number * BUYERS_A_ROUND
-        crowd = Crowd(self.shop, BUYERS_A_ROUND, seed=SEED, first=first, patient=BUYERS_A_ROUND // 2)
-        self.crowds.append(crowd)
-        return crowd
-
-    async def kill_and_restart(self) -> None:
-        await asyncio.sleep(self.dice.uniform(0.05, 1.6))
-        await self.kill()
-        if self.dice.random() < 0.25:
-            await self.server.launch()
-            await asyncio.sleep(self.dice.uniform(0.1, 1.5))
-            await self.kill()
-        await self.server.start()
-
-    async def kill(self) -> None:
-        await self.server.kill()
-        self.aftermath.kills += 1
-
-    async def faults_now(self) -> list[str]:
-        """Everything the clients were told until now, asked again of the restarted server."""
-        await asyncio.gather(*(crowd.ask_again(at_most=20) for crowd in self.crowds))
-        told = [msgspec.structs.replace(history, exchanges=[*history.exchanges]) for history in self.histories]
-        evidence = await self.operator.gather(told, self.shop.run)
-        doubts = [] if evidence.consistent else ["the ledger says that it is not consistent"]
-        return doubts + [fault for check in WHILE_SELLING for fault in check(evidence)]
-
-    async def sell_the_rest(self) -> None:
-        """Patient buyers stay until every unit is sold, or until that takes too long."""
-        give_up_at = time.monotonic() + SETTLE_SECONDS
-        stock, _ = await self.operator.ledger()
-        while stock.sold < stock.total and time.monotonic() < give_up_at:
-            await asyncio.sleep(0.2)
-            stock, _ = await self.operator.ledger()
-        self.shop.closed = True
-
-    async def ask_every_key_again(self) -> None:
-        await asyncio.gather(*(crowd.ask_again() for crowd in self.crowds))
-
-    async def evidence_at_rest(self) -> Evidence:
-        """Once no unit is held and no payment step is open: both are given some time."""
-        give_up_at = time.monotonic() + SETTLE_SECONDS
-        while True:
-            evidence = await self.operator.gather(self.histories, self.shop.run)
-            at_rest = evidence.stock.held == 0 and not list(verdict.books_differ(evidence))
-            if at_rest or time.monotonic() > give_up_at:
-                return evidence
-            await asyncio.sleep(0.5)
+async def kill(scenario: Scenario) -> None:
+    await scenario.server.kill()
+    scenario.aftermath.kills += 1
 
 
 async def hold(directory: Path) -> Aftermath:
-    run, token = f"kill{secrets.token_hex(3)}", secrets.token_urlsafe(16)
-    sale = SaleFacts(f"sale-{run}", f"PHONE-{run}", KILLS * UNITS_A_ROUND, HOLD_SECONDS)
-    async with Sandbox(directory) as sandbox, ShopServer(directory, token, sandbox.url) as server:
-        with (
-            closing(HttpClient(server.url, 300)) as client,
-            closing(HttpClient(server.url, 50)) as back_door,
-            closing(HttpClient(sandbox.url, 2)) as provider,
-        ):
-            operator = Operator(back_door, provider, token, sale)
-            scenario = Scenario(server, operator, Shop(client, sale.sku, 0.0, run, insist_seconds=60.0))
-            await scenario.run()
-            scenario.aftermath.exit_code = await server.stop()
+    async with a_scenario(directory, KILLS) as scenario:
+        await scenario.run(kill_and_restart)
     return scenario.aftermath
 
 
@@ -167,19 +61,19 @@ def evidence(aftermath: Aftermath) -> Evidence:
 
 @pytest.fixture
 def ledger(aftermath: Aftermath) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(f"file:{aftermath.ledger}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"file:{aftermath.data}/ledger.db?mode=ro", uri=True)) as connection:
         yield connection
 
 
 def test_the_kills_hit_a_shop_in_full_trade(aftermath, evidence):
     unanswered = [exchange for ask in Ask for _, exchange in asked(evidence.histories, ask) if exchange.status == 0]
-    assert aftermath.kills >= KILLS and len(aftermath.after_restart) == KILLS
+    assert aftermath.kills >= KILLS and len(aftermath.after_blow) == KILLS
     assert len(unanswered) > 10 * KILLS
     assert len(evidence.reserved) > 100 * KILLS and len(evidence.paid) > 100 * KILLS
 
 
 def test_after_every_restart_all_that_clients_were_told_is_true(aftermath):
-    assert aftermath.after_restart == [[]] * KILLS
+    assert aftermath.after_blow == [[]] * KILLS
 
 
 def test_in_the_end_every_promise_was_kept(aftermath):

@@ -7,7 +7,10 @@ once: every answer after that moment would be a guess.
 import asyncio
 import os
 import resource
+import socket
 import sys
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -16,13 +19,16 @@ import typer
 import uvloop
 
 from flashsale import __version__, telemetry
+from flashsale.backends.sandbox import KeptSandbox
 from flashsale.backends.sqlite.ledger import EXIT_BROKEN
 from flashsale.cli.address import OTHER_FILES, is_loopback, require_free, show
 from flashsale.cli.data_directory import prepare, remember_url
 from flashsale.cli.opening import broken, open_engine
 from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Port, new_app
 from flashsale.cli.problem import WRONG_INPUT, Problem, load_settings
+from flashsale.cli.workers import WorkerFailed, Workers, listen, watch_parent, worker_command
 from flashsale.edge.app import create_app
+from flashsale.edge.server import BACKLOG
 from flashsale.edge.server import serve as serve_http
 from flashsale.engine import admin_token
 from flashsale.settings import Settings
@@ -30,29 +36,69 @@ from flashsale.settings import Settings
 app = new_app()
 log = structlog.get_logger("flashsale.serve")
 
-Workers = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Processes; SQLite allows one.")]
+Count = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Processes; SQLite allows one.")]
+Socket = Annotated[int | None, typer.Option("--socket", hidden=True, help="A socket that listens already.")]
+Parent = Annotated[int | None, typer.Option("--parent", hidden=True, help="The line to whoever started us.")]
 
 
 @app.command(epilog="Example: flashsale serve --port 9000 --data shop-data")
-def serve(host: Host = DEFAULT_HOST, port: Port = DEFAULT_PORT, data: Data = None, workers: Workers = 1) -> None:
+def serve(
+    host: Host = DEFAULT_HOST, port: Port = DEFAULT_PORT, data: Data = None, workers: Count = 1,
+    listening: Socket = None, parent: Parent = None,
+) -> None:  # fmt: skip
     """Sell over HTTP until told to stop (Ctrl-C or SIGTERM).
 
     Needs nothing else: the ledger is a file in the data directory, made at the first start. Requests in
-    flight are answered before it stops. Settings come from the environment (FLASHSALE_...) and from the
-    TOML file that FLASHSALE_CONFIG names; `flashsale doctor` shows them all.
+    flight are answered before it stops. With a ledger on PostgreSQL there may be several processes, here
+    and elsewhere; SIGHUP replaces those of this command one after the other. Settings come from the
+    environment (FLASHSALE_...) and from the TOML file that FLASHSALE_CONFIG names; `flashsale doctor` shows
+    them all.
     """
     telemetry.configure()
     settings = load_settings(data)
-    refuse_workers(workers)
+    refuse_workers(settings, workers)
     refuse_strangers(settings, host)
     prepare(settings)
     allow_files(settings.connections_max + OTHER_FILES)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(settings, host, port))
+        runner.run(
+            _serve_many(settings, host, port, workers)
+            if workers > 1
+            else _serve_one(settings, host, port)
+            if listening is None
+            else _serve_shared(settings, host, port, listening, parent)
+        )
     log.info("stopped")
 
 
-async def _serve(settings: Settings, host: str, port: int) -> None:
+async def _serve_many(settings: Settings, host: str, port: int, workers: int) -> None:
+    """The parent of workers. The sandbox provider, if it is ours to run, is run here, once for all."""
+    port = require_free(host, port)
+    _, kept_at = admin_token(settings)
+    url = f"http://{show(host, port)}"
+    with listen(host, port, BACKLOG) as listening:
+        async with AsyncExitStack() as stack:
+            if not settings.sandbox_url:
+                sandbox = await stack.enter_async_context(KeptSandbox(Path(settings.data) / "sandbox.db"))
+                os.environ["FLASHSALE_SANDBOX_URL"] = sandbox.url
+            remember_url(settings, url)
+            _announce(settings, url, kept_at)
+            try:
+                await Workers(settings, listening, worker_command(host, port, settings.data), workers).run()
+            except WorkerFailed as error:
+                remedy = "see their messages above; `flashsale doctor` looks for what is wrong"
+                raise Problem(str(error), "", remedy, error.code) from error
+
+
+async def _serve_shared(settings: Settings, host: str, port: int, number: int, parent: int | None) -> None:
+    """One of several workers: the socket is the parent's, and so is what is told to people."""
+    async with open_engine(settings, on_fatal=lambda error: die(settings, error)) as engine:
+        token, _ = admin_token(settings)
+        ready = partial(watch_parent, parent) if parent is not None else None
+        await serve_http(engine, create_app(engine, token), host, port, socket.socket(fileno=number), ready)
+
+
+async def _serve_one(settings: Settings, host: str, port: int) -> None:
     async with open_engine(settings, on_fatal=lambda error: die(settings, error)) as engine:
         port = require_free(host, port)
         token, kept_at = admin_token(settings)
@@ -63,13 +109,13 @@ async def _serve(settings: Settings, host: str, port: int) -> None:
         await serve_http(engine, create_app(engine, token), host, port)
 
 
-def refuse_workers(workers: int) -> None:
+def refuse_workers(settings: Settings, workers: int) -> None:
     """SQLite belongs to one process."""
-    if workers > 1:
+    if workers > 1 and not settings.postgres_url:
         raise Problem(
             f"--workers {workers}: an SQLite ledger belongs to one process",
             "One process is enough for tens of thousands of reservations a second.",
-            "leave --workers out; several processes need a postgresql:// ledger, which is not available yet",
+            "leave --workers out, or name a ledger that several may write: FLASHSALE_LEDGER=postgresql://...",
             WRONG_INPUT,
         )
 
@@ -111,7 +157,7 @@ def allow_files(wanted: int) -> None:
 def _announce(settings: Settings, url: str, token_kept_at: Path | None) -> None:
     lines = (
         f"flashsale {__version__} at {url}",
-        f"  ledger       {settings.ledger_path.resolve()}",
+        f"  ledger       {settings.ledger_name if settings.postgres_url else settings.ledger_path.resolve()}",
         f"  admin token  {token_kept_at.resolve() if token_kept_at else 'as set in FLASHSALE_ADMIN_TOKEN'}",
         f"  docs         {url}/api/docs",
     )

@@ -40,6 +40,7 @@ LINE_MAX = 32
 """Requests of one connection waiting for their turn; beyond it nothing is parsed."""
 SLICE = 4096
 LINGER_SECONDS = 1.0
+LEAVE_SECONDS = 0.5  # an idle client may be about to send when the server leaves; his answer says it is the last
 
 NOTHING, HEAD, BODY = range(3)
 """What of a message is being received."""
@@ -136,8 +137,8 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server drains: what is under way gets its answer."""
-        self.closing = True
-        if self.linger_until is not None or not (self._pending() or self.receiving):
+        self.closing, self.quiet = True, self.guard.now
+        if self.linger_until is not None:
             self.transport.close()
         else:
             self._tell_the_last()
@@ -153,15 +154,13 @@ class Connection(HttpToolsProtocol):
         elif self.receiving and not (self.flow.read_paused or self.unfed):
             if now - self.begun > self.guard.receive_seconds:
                 self._refuse(408, "Request Timeout", invalid("request", "was not received in time"))
-        elif not self.busy and (now - self.quiet > self.guard.idle_seconds or (self.closing and not self._pending())):
+        elif not self.busy and now - self.quiet > (LEAVE_SECONDS if self.closing else self.guard.idle_seconds):
             self._drop()
 
     def _drop(self) -> None:
         """Ends an idle connection. What its client has not taken by now it will not take."""
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-        else:
-            self.transport.close()
+        end = self.transport.abort if self.transport.get_write_buffer_size() else self.transport.close
+        end()
 
     def _pending(self) -> bool:
         return self.busy or bool(self.line) or bool(self.unfed)

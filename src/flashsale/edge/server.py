@@ -9,7 +9,7 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from socket import socket
@@ -41,8 +41,11 @@ class ServedShop(Shop, Protocol):
 class HttpServer(uvicorn.Server):
     """uvicorn's server, but its caller goes on after the last answer: signals end it and nothing else."""
 
-    def __init__(self, shop: ServedShop, app: Any, host: str, port: int) -> None:
+    def __init__(
+        self, shop: ServedShop, app: Any, host: str, port: int, on_ready: Callable[[], None] | None = None
+    ) -> None:
         settings = shop.settings
+        self._on_ready = on_ready
         self.guard = Guard(settings)
         self._state = getattr(app, "state", None)
         routes = HotRoutes(shop) if settings.fast_lane == "on" else None
@@ -52,6 +55,11 @@ class HttpServer(uvicorn.Server):
     def port(self) -> int:
         """The port it listens on, also when 0 was asked for."""
         return int(self.servers[0].sockets[0].getsockname()[1])
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._on_ready:
+            self._on_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.leave()
@@ -106,10 +114,16 @@ def _config(app: ASGIApplication, host: str, port: int, lane: Lane, settings: Se
     )
 
 
-async def serve(shop: ServedShop, app: Any, host: str, port: int) -> None:
-    """Answers requests until a signal comes and what was in flight has been answered."""
+async def serve(
+    shop: ServedShop, app: Any, host: str, port: int,
+    listening: socket | None = None, on_ready: Callable[[], None] | None = None,
+) -> None:  # fmt: skip
+    """Answers requests until a signal comes and what was in flight has been answered.
+
+    `listening`: a socket that listens already, instead of one on `host` and `port`.
+    """
     _tune()
-    await HttpServer(shop, app, host, port).serve()
+    await HttpServer(shop, app, host, port, on_ready).serve([listening] if listening else None)
 
 
 def _tune() -> None:

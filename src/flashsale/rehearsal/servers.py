@@ -40,6 +40,11 @@ class Process:
         await self.stop()
 
     @property
+    def pid(self) -> int:
+        assert self._child is not None, "it was never started"
+        return self._child.pid
+
+    @property
     def running(self) -> bool:
         return self._child is not None and self._child.returncode is None
 
@@ -113,15 +118,15 @@ class Sandbox(Process):
 
 
 class ShopServer(Process):
-    """`flashsale serve` on a port of loopback and a data directory."""
+    """`flashsale serve` on a port of loopback and a data directory; its ledger is a file there, or the one named."""
 
-    def __init__(self, directory: Path, token: str, sandbox_url: str) -> None:
+    def __init__(self, directory: Path, token: str, sandbox_url: str, ledger: str = "", workers: int = 1) -> None:
         self.data = directory / "data"
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "flashsale.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--data", str(self.data)]
-        env = {"FLASHSALE_SANDBOX_URL": sandbox_url, "FLASHSALE_ADMIN_TOKEN": token}
+        command += ["--data", str(self.data), "--workers", str(workers)]
+        env = {"FLASHSALE_SANDBOX_URL": sandbox_url, "FLASHSALE_ADMIN_TOKEN": token, "FLASHSALE_LEDGER": ledger}
         super().__init__("the server", command, env, directory / "server.log")
 
     async def ready(self) -> bool:

@@ -1,0 +1,137 @@
+"""A shop that keeps being hurt while a crowd buys: what the clients were told is gathered as evidence.
+
+`blow` hurts the shop and returns when it serves again; everything else is the same whatever is hit.
+"""
+
+import asyncio
+import os
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import msgspec
+
+from flashsale.rehearsal import verdict
+from flashsale.rehearsal.crowd import Crowd, Shop
+from flashsale.rehearsal.evidence import History
+from flashsale.rehearsal.http_client import HttpClient
+from flashsale.rehearsal.operator import Operator, SaleFacts
+from flashsale.rehearsal.servers import Sandbox, ShopServer
+from flashsale.rehearsal.verdict import Evidence, Verdict
+
+SEED = int(os.environ.get("FLASHSALE_SEED") or secrets.randbelow(1_000_000))
+BUYERS_A_ROUND = 400
+UNITS_A_ROUND = 220
+HOLD_SECONDS = 3
+SETTLE_SECONDS = 20.0
+
+WHILE_SELLING = (
+    verdict.oversold,
+    verdict.lost_reservations,
+    verdict.lost_orders,
+    verdict.broken_keys,
+    verdict.over_limit,
+)
+"""The checks that hold at every moment; the others need a shop at rest."""
+
+
+class Aftermath(msgspec.Struct):
+    """What the scenario left behind."""
+
+    data: Path
+    kills: int = 0
+    after_blow: list[list[str]] = []
+    healed_seconds: list[tuple[str, float]] = []
+    """What was hit, and how long it took until the shop served again."""
+    exit_code: int | None = None
+    evidence: Evidence | None = None
+    verdict: Verdict | None = None
+
+
+class Scenario:
+    """The shop under test and its crowds."""
+
+    def __init__(self, server: ShopServer, operator: Operator, shop: Shop, rounds: int) -> None:
+        self.server, self.operator, self.shop, self.rounds = server, operator, shop, rounds
+        self.dice = random.Random(SEED)
+        self.aftermath = Aftermath(server.data)
+        self.crowds: list[Crowd] = []
+
+    @property
+    def histories(self) -> list[History]:
+        return [history for crowd in self.crowds for history in crowd.histories]
+
+    async def run(self, blow: "Callable[[Scenario], Awaitable[None]]") -> None:
+        await self.operator.create_sale(opens_in_seconds=0.0)
+        async with asyncio.TaskGroup() as visits:
+            for number in range(self.rounds):
+                visits.create_task(self.next_crowd(number).run())
+                await asyncio.sleep(self.dice.uniform(0.05, 1.6))
+                await blow(self)
+                self.aftermath.after_blow.append(await self.faults_now())
+            await self.sell_the_rest()
+        await self.ask_every_key_again()
+        await self.operator.end_sale()
+        await self.ask_every_key_again()
+        self.aftermath.evidence = await self.evidence_at_rest()
+        self.aftermath.verdict = verdict.judge(self.aftermath.evidence)
+
+    def next_crowd(self, number: int) -> Crowd:
+        self.shop.opens_at = time.monotonic()
+        first = number * BUYERS_A_ROUND
+        crowd = Crowd(self.shop, BUYERS_A_ROUND, seed=SEED, first=first, patient=BUYERS_A_ROUND // 2)
+        self.crowds.append(crowd)
+        return crowd
+
+    async def faults_now(self) -> list[str]:
+        """Everything the clients were told until now, asked again of the shop that serves again."""
+        await asyncio.gather(*(crowd.ask_again(at_most=20) for crowd in self.crowds))
+        told = [msgspec.structs.replace(history, exchanges=[*history.exchanges]) for history in self.histories]
+        evidence = await self.operator.gather(told, self.shop.run)
+        doubts = [] if evidence.consistent else ["the ledger says that it is not consistent"]
+        return doubts + [fault for check in WHILE_SELLING for fault in check(evidence)]
+
+    async def sell_the_rest(self) -> None:
+        """Patient buyers stay until every unit is sold, or until that takes too long."""
+        give_up_at = time.monotonic() + SETTLE_SECONDS
+        stock, _ = await self.operator.ledger()
+        while stock.sold < stock.total and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.2)
+            stock, _ = await self.operator.ledger()
+        self.shop.closed = True
+
+    async def ask_every_key_again(self) -> None:
+        await asyncio.gather(*(crowd.ask_again() for crowd in self.crowds))
+
+    async def evidence_at_rest(self) -> Evidence:
+        """Once no unit is held and no payment step is open: both are given some time."""
+        give_up_at = time.monotonic() + SETTLE_SECONDS
+        while True:
+            evidence = await self.operator.gather(self.histories, self.shop.run)
+            at_rest = evidence.stock.held == 0 and not list(verdict.books_differ(evidence))
+            if at_rest or time.monotonic() > give_up_at:
+                return evidence
+            await asyncio.sleep(0.5)
+
+
+@asynccontextmanager
+async def a_scenario(directory: Path, rounds: int, ledger: str = "", workers: int = 1) -> AsyncIterator[Scenario]:
+    """Real servers, a sale for so many rounds, and the clients of both sides."""
+    run, token = f"kill{secrets.token_hex(3)}", secrets.token_urlsafe(16)
+    sale = SaleFacts(f"sale-{run}", f"PHONE-{run}", rounds * UNITS_A_ROUND, HOLD_SECONDS)
+    async with (
+        Sandbox(directory) as sandbox,
+        ShopServer(directory, token, sandbox.url, ledger, workers) as server,
+    ):
+        with (
+            closing(HttpClient(server.url, 300)) as client,
+            closing(HttpClient(server.url, 50)) as back_door,
+            closing(HttpClient(sandbox.url, 2)) as provider,
+        ):
+            operator = Operator(back_door, provider, token, sale)
+            scenario = Scenario(server, operator, Shop(client, sale.sku, 0.0, run, insist_seconds=60.0), rounds)
+            yield scenario
+            scenario.aftermath.exit_code = await server.stop()
