@@ -27,7 +27,7 @@ from flashsale.core.stock import Item
 from flashsale.flow.reserve import Reserving
 from flashsale.flow.settle import Settling
 from flashsale.flow.storefront import Storefront
-from flashsale.flow.watch import Watch, look_around
+from flashsale.flow.watch import SEEN_SECONDS, Watch, look_around
 from flashsale.ports import (
     Clock,
     FindActiveReservations,
@@ -70,10 +70,10 @@ class Engine:
         self.ledger = ledger
         self.storefront = storefront
         self.provider = provider
-        watch = Watch(ledger, storefront) if settings.postgres_url else None
-        self._reserving = Reserving(ledger, storefront, clock, watch)
+        self._watch = Watch(ledger, storefront) if settings.postgres_url else None
+        self._reserving = Reserving(ledger, storefront, clock, self._watch)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
-        self.worker = Worker(ledger, self._settling, clock, watch)
+        self.worker = Worker(ledger, self._settling, clock, self._watch)
 
     @classmethod
     @asynccontextmanager
@@ -156,8 +156,14 @@ class Engine:
         return order
 
     async def change_sale(self, change: SaleChange) -> Sale | Refused | None:
-        """Creates, edits, switches, restocks or deletes a sale; audited. None: it has been deleted."""
-        return await self.ledger.change_sale(change)
+        """Creates, edits, switches, restocks or deletes a sale; audited. None: it has been deleted.
+
+        In a fleet the answer waits a moment, so that the operator finds his change wherever he looks next.
+        """
+        changed = await self.ledger.change_sale(change)
+        if self._watch is not None and not isinstance(changed, Refused):
+            await asyncio.sleep(SEEN_SECONDS)
+        return changed
 
     async def find(self, query: Query[T]) -> T:
         """Any question of `ports` to the ledger."""

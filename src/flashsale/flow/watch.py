@@ -12,6 +12,8 @@ from flashsale.flow.storefront import Storefront
 from flashsale.ports import FindSales, Ledger, StockOf
 
 LOOK_SECONDS = 0.05
+SEEN_SECONDS = 0.15
+"""After this time a change of a sale is seen by every process that is not overloaded."""
 WAITING_MAX = 1_000
 """Requests for unknown products that wait for a look; those beyond are answered from what is known."""
 
