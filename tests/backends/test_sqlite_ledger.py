@@ -14,6 +14,7 @@ from backends.poisoned import Poisoned, failure
 from contract.ledgers import FAR_MS, Shop, answered, shop, sqlite, together
 from core.shop import HOLD_MS, OPENING_MS, a_product, a_sale, an_attempt, refusal_of
 
+from flashsale.backends.sqlite import file
 from flashsale.core.catalogue import SwitchSale
 from flashsale.core.refusal import Refusal
 from flashsale.core.reservation import Status
@@ -64,6 +65,19 @@ async def test_a_commit_that_fails_is_answered_unavailable_and_nothing_is_there(
         outcome = await it.reserve("ann", key="k")
         assert isinstance(outcome, Granted)
         assert not outcome.replayed
+
+
+async def test_a_file_that_another_program_has_locked_is_503_until_it_lets_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(file, "BUSY_MS", 50)
+    async with shop(sqlite, tmp_path) as it:
+        await it.opens()
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            outcomes = await asyncio.gather(*(it.asks(an_attempt(f"user-{number}")) for number in range(5)))
+            assert {refusal_of(outcome) for outcome in outcomes} == {Refusal.UNAVAILABLE}
+            other.execute("ROLLBACK")
+        assert isinstance(await it.reserve("ann"), Granted)
+        assert await it.counters() == (9, 1, 0)
 
 
 # -- A bad item fails alone.

@@ -106,14 +106,14 @@ async def postgres(
     on_fatal: Callable[[Exception], None] | None = None,
 ) -> AsyncIterator[PostgresLedger]:
     """A database for each folder, so that the same folder finds the same ledger again."""
-    ledger = await PostgresLedger.open(await _database_of(folder), clock, observer, queue_max, batch_max)
+    ledger = await PostgresLedger.open(await postgres_url(folder), clock, observer, queue_max, batch_max)
     try:
         yield ledger
     finally:
         await ledger.close()
 
 
-async def _database_of(folder: Path) -> str:
+async def postgres_url(folder: Path) -> str:
     name = f"test_{sha256(str(folder).encode()).hexdigest()[:24]}"
     url = database_url(await asyncio.to_thread(server_url), name)
     marker = folder / "database"

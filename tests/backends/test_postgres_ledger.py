@@ -1,0 +1,288 @@
+"""The PostgreSQL ledger when something fails: a commit's answer is lost, the server is away, rivals are elsewhere."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from contract.ledgers import Audience, HandClock, Shop, postgres, postgres_url, shop, together
+from core.shop import a_product, a_sale, an_attempt, refusal_of
+from servers.postgres import database_url
+
+from flashsale.backends.postgres import session
+from flashsale.backends.postgres.connect import connect, require_current
+from flashsale.backends.postgres.ledger import PostgresLedger
+from flashsale.backends.postgres.session import Session
+from flashsale.core.catalogue import SwitchSale
+from flashsale.core.refusal import Refusal
+from flashsale.core.sale import Switch
+from flashsale.core.stock import Granted
+from flashsale.ports import LedgerUnavailable, SchemaUnknown
+
+COMMIT = b"COMMIT\0"
+
+
+class Proxy:
+    """Stands between a ledger and its server, and cuts one connection at its next commit."""
+
+    def __init__(self, url: str) -> None:
+        self._server = urlsplit(url)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.cut: str | None = None
+        """`before` the commit reaches the server, or `after` it was done and before its answer."""
+        self.was_cut = asyncio.Event()
+        self.away = False
+        self.url = ""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Proxy"]:
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        self.url = self._server._replace(netloc=f"{self._server.netloc.rpartition(':')[0]}:{port}").geturl()
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.current_task())
+        if self.away:
+            writer.transport.abort()
+            return
+        upstream, downstream = await asyncio.open_connection(self._server.hostname, self._server.port)
+        answering = asyncio.create_task(self._forward(upstream, writer))
+        asking = asyncio.create_task(self._ask(reader, downstream, answering))
+        self._tasks |= {answering, asking}
+        try:
+            await asyncio.wait({answering, asking}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done() and self.was_cut.is_set():
+                await asking
+        finally:
+            answering.cancel()
+            asking.cancel()
+            for each in (writer, downstream):
+                each.transport.abort()
+
+    async def _forward(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            target.write(data)
+
+    async def _ask(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, answering: asyncio.Task[None]
+    ) -> None:
+        while data := await source.read(65536):
+            if self.cut is None or COMMIT not in data:
+                target.write(data)
+                continue
+            self.was_cut.set()
+            answering.cancel()
+            if self.cut == "after":
+                target.write(data)
+                await asyncio.sleep(0.2)  # the server commits; its answer is not forwarded
+            self.cut = None
+            return
+
+
+@asynccontextmanager
+async def behind_a_proxy(tmp_path) -> AsyncIterator[tuple[Shop, Proxy]]:
+    async with Proxy(await postgres_url(tmp_path)).running() as proxy:
+        clock, audience = HandClock(), Audience()
+        ledger = await PostgresLedger.open(proxy.url, clock, audience, 8192, 512)
+        try:
+            yield Shop(ledger, clock, audience), proxy
+        finally:
+            await ledger.close()
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+async def test_a_commit_whose_answer_is_lost_is_answered_truthfully_and_done_once(tmp_path, cut):
+    """Without a key, so that nothing but the writer's mark can tell."""
+    async with behind_a_proxy(tmp_path) as (it, proxy):
+        await it.opens(a_sale(a_product(limit=5)))
+        proxy.cut = cut
+        outcomes = await asyncio.gather(*(it.asks(an_attempt("ann")) for _ in range(3)))
+        assert proxy.was_cut.is_set()
+        assert [refusal_of(each) for each in outcomes] == [None, None, None]
+        assert await it.counters() == (7, 3, 0)
+        found = [(await it.reservation(each.reservations[0].reservation_id)).user_id for each in outcomes]
+        assert found == ["ann"] * 3
+        assert await it.discrepancies() == []
+
+
+async def test_without_the_mark_a_lost_answer_would_be_done_twice(tmp_path, monkeypatch):
+    """What the mark is for: this is what happens when a lost commit is simply run again."""
+
+    async def never(_: Session) -> bool:
+        return False
+
+    monkeypatch.setattr(Session, "_became", never)
+    async with behind_a_proxy(tmp_path) as (it, proxy):
+        await it.opens(a_sale(a_product(limit=5)))
+        proxy.cut = "after"
+        await it.held()
+        assert await it.counters() == (8, 2, 0)
+
+
+async def test_if_the_server_is_gone_after_a_lost_commit_nobody_is_told_what_is_not_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "UNKNOWN_SECONDS", 0.5)
+    async with behind_a_proxy(tmp_path) as (it, proxy):
+        await it.opens()
+        proxy.cut = "after"
+        wish = it.asks(an_attempt("ann", key="k"))
+        await proxy.was_cut.wait()
+        proxy.away = True
+        refused = await wish
+        assert refusal_of(refused) is Refusal.UNAVAILABLE
+        assert "repeat it with the same key" in refused.message
+        assert it.ledger.alarm
+        proxy.away = False
+        again = await it.reserve("ann", key="k")
+        assert isinstance(again, Granted)
+        assert again.replayed
+        assert it.ledger.alarm is None
+        assert await it.counters() == (9, 1, 0)
+
+
+async def test_a_server_that_is_away_is_503_and_its_return_needs_nobody(tmp_path):
+    async with behind_a_proxy(tmp_path) as (it, proxy):
+        await it.opens()
+        proxy.away = True
+        await terminate_all(await postgres_url(tmp_path))
+        assert refusal_of(await it.reserve("ann", key="k")) is Refusal.UNAVAILABLE
+        with pytest.raises(LedgerUnavailable):
+            await it.ledger.expire()
+        with pytest.raises(LedgerUnavailable):
+            await it.counters()
+        proxy.away = False
+        assert isinstance(await it.reserve("ann", key="k"), Granted)
+        assert await it.counters() == (9, 1, 0)
+
+
+async def terminate_all(url: str) -> None:
+    db = await asyncpg.connect(url)
+    await db.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                   "WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
+    await db.close()
+
+
+# -- Several processes on one database.
+
+
+async def test_two_ledgers_grant_one_key_once_also_for_two_products(tmp_path):
+    sale = a_sale(a_product("lamp"), a_product("bulb"))
+    async with shop(postgres, tmp_path) as one, shop(postgres, tmp_path) as other:
+        await one.opens(sale, units=1000)
+        for number in range(100):
+            wishes = [
+                one.asks(an_attempt(f"user-{number}", ("lamp", 1), key="k")),
+                other.asks(an_attempt(f"user-{number}", ("bulb", 1), key="k")),
+            ]
+            said = {refusal_of(outcome) for outcome in await asyncio.gather(*wishes)}
+            assert said == {None, Refusal.KEY_REUSED}
+        assert await one.discrepancies() == []
+
+
+async def test_two_ledgers_hold_one_limit(tmp_path):
+    async with shop(postgres, tmp_path) as one, shop(postgres, tmp_path) as other:
+        await one.opens(units=1000)
+        for number in range(100):
+            wishes = [it.asks(an_attempt(f"user-{number}")) for it in (one, other) for _ in range(4)]
+            outcomes = await asyncio.gather(*wishes)
+            assert sum(isinstance(outcome, Granted) for outcome in outcomes) == 1
+        assert await one.counters() == (900, 100, 0)
+
+
+async def test_carts_of_two_ledgers_in_opposite_order_do_not_block_each_other(tmp_path):
+    sale = a_sale(a_product("lamp", limit=1000), a_product("bulb", limit=1000))
+    async with shop(postgres, tmp_path) as one, shop(postgres, tmp_path) as other:
+        await one.opens(sale, units=1000)
+        async with asyncio.timeout(20):
+            for _ in range(50):
+                outcomes = await asyncio.gather(
+                    *(one.asks(an_attempt("ann", ("lamp", 1), ("bulb", 1))) for _ in range(4)),
+                    *(other.asks(an_attempt("bob", ("bulb", 1), ("lamp", 1))) for _ in range(4)),
+                )
+                assert all(isinstance(outcome, Granted) for outcome in outcomes)
+        assert await one.counters() == (600, 400, 0)
+        assert await one.discrepancies() == []
+
+
+async def test_a_pause_in_one_ledger_holds_in_the_other_from_its_answer_on(tmp_path):
+    async with shop(postgres, tmp_path) as one, shop(postgres, tmp_path) as other:
+        await one.opens(units=1000)
+        await one.ledger.change_sale(SwitchSale("sale", Switch.PAUSE, "operator"))
+        assert refusal_of(await other.reserve("ann")) is Refusal.PAUSED
+
+
+async def test_two_ledgers_sweep_what_has_lapsed_once(tmp_path):
+    async with shop(postgres, tmp_path) as one, shop(postgres, tmp_path, one.clock) as other:
+        await one.opens(units=100)
+        for number in range(100):
+            await one.held(f"user-{number}")
+        one.clock.pass_ms(10**6)
+        released = await together([one.ledger.expire(), other.ledger.expire()])
+        assert sorted(released) == [0, 100]
+        assert await one.counters() == (100, 0, 0)
+        assert await one.discrepancies() == []
+
+
+async def test_a_reader_of_the_journal_never_passes_a_transaction_under_way(tmp_path):
+    """A later transaction that commits first is kept back until the earlier one has ended."""
+    async with shop(postgres, tmp_path) as it:
+        await it.opens(units=10)
+        before = len(await it.journal())
+        slow = await connect(await postgres_url(tmp_path))
+        await slow.execute("BEGIN")
+        await slow.fetchval("SELECT pg_current_xact_id()")
+        await it.held("ann")
+        assert len(await it.journal()) == before
+        await slow.execute("ROLLBACK")
+        await slow.close()
+        assert len(await it.journal()) == before + 1
+
+
+async def test_a_batch_in_which_everybody_is_refused_takes_no_transaction_id(tmp_path):
+    async with shop(postgres, tmp_path) as it:
+        await it.opens(units=1)
+        await it.held("ann")
+        db = await connect(await postgres_url(tmp_path))
+        newest = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        before = await db.fetchval(newest)
+        for number in range(10):
+            assert refusal_of(await it.reserve(f"user-{number}")) is Refusal.SOLD_OUT
+        assert await db.fetchval(newest) == before
+        await db.close()
+
+
+# -- The schema.
+
+
+async def test_a_database_without_a_ledger_is_refused_with_the_remedy(tmp_path):
+    db = await asyncpg.connect(database_url(await postgres_url(tmp_path), "template1"))
+    with pytest.raises(SchemaUnknown, match="run `flashsale migrate`"):
+        await require_current(db)
+    await db.close()
+
+
+async def test_a_ledger_of_a_newer_version_is_refused(tmp_path):
+    url = await postgres_url(tmp_path)
+    db = await asyncpg.connect(url)
+    await db.execute("INSERT INTO flashsale_schema VALUES (9999)")
+    with pytest.raises(SchemaUnknown, match="run a newer flashsale"):
+        await PostgresLedger.open(url, HandClock(), Audience(), 16, 16)
+    await db.close()
+
+
+async def test_a_server_that_does_not_answer_is_unavailable():
+    with closing(socket.socket()) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"postgresql://postgres:secret@127.0.0.1:{nobody.getsockname()[1]}/shop"
+        with pytest.raises(LedgerUnavailable, match="PostgreSQL cannot be reached") as caught:
+            await PostgresLedger.open(url, HandClock(), Audience(), 16, 16)
+    assert "secret" not in str(caught.value)
