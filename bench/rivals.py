@@ -1,9 +1,11 @@
 """The servers that are compared. Each starts on free ports of its own and is told to open a sale."""
 
+import asyncio
 import contextlib
 import http.client
 import json
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from machine import BENCH, ROOT, Process, build_go, environment, free_port, process, tool
+
+from flashsale.backends.postgres.connect import migrate
+
+sys.path.append(str(ROOT / "tests"))
+from servers.postgres import PostgresServer  # the same server that the tests start
 
 STOCK = 50_000_000
 RESERVE = "/api/v1/reservations"
@@ -151,14 +158,22 @@ class Flashsale(Rival):
     """This project, as `flashsale serve` runs it: embedded profile, every commit synced to disk."""
 
     name = "flashsale"
+    workers = 1
     pid: int
 
     @contextlib.contextmanager
     def running(self, place: Path) -> Iterator[Rival]:
+        with self.serving(place, "") as server:
+            yield server
+
+    @contextlib.contextmanager
+    def serving(self, place: Path, ledger: str) -> Iterator[Rival]:
         self.port, self.sales, self.token = free_port(), 0, secrets.token_hex(16)
+        home = secrets.token_hex(4)
         command = [str(ROOT / ".venv/bin/flashsale"), "serve", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--data", str(place / "flashsale-data")]
-        with process("flashsale", command, place, FLASHSALE_ADMIN_TOKEN=self.token) as child:
+        command += ["--data", str(place / f"flashsale-{home}"), "--workers", str(self.workers)]
+        settings = {"FLASHSALE_ADMIN_TOKEN": self.token, "FLASHSALE_LEDGER": ledger}
+        with process(f"flashsale-{home}", command, place, **settings) as child:
             self.pid = child.pid
             wait_for(child, self.port, "/health/ready")
             yield self
@@ -176,6 +191,28 @@ class Flashsale(Rival):
         if not ledger["consistent"]:
             raise RuntimeError(f"the ledger is not consistent: {ledger}")
         return sum(product["held"] + product["sold"] for product in ledger["products"])
+
+
+class FlashsaleOnPostgres(Flashsale):
+    """The same with its ledger on PostgreSQL: fsync and full_page_writes on, on the same two cores."""
+
+    name = "flashsale, PostgreSQL"
+
+    @contextlib.contextmanager
+    def running(self, place: Path) -> Iterator[Rival]:
+        server = PostgresServer(durable=True)
+        try:
+            server.start()
+            asyncio.run(migrate(server.url()))
+            with self.serving(place, server.url()) as served:
+                yield served
+        finally:
+            server.stop()
+
+
+class FlashsaleFleet(FlashsaleOnPostgres):
+    name = "the same, 2 workers"
+    workers = 2
 
 
 def sale(name: str, sku: str, stock: int) -> dict[str, Any]:
@@ -201,4 +238,5 @@ def sale(name: str, sku: str, stock: int) -> dict[str, Any]:
     }
 
 
-RIVALS: dict[str, type[Rival]] = {"nginx": Nginx, "gin": Gin, "flask": FlaskApp, "flashsale": Flashsale}
+RIVALS: dict[str, type[Rival]] = {"nginx": Nginx, "gin": Gin, "flask": FlaskApp, "flashsale": Flashsale,
+                                   "postgres": FlashsaleOnPostgres, "fleet": FlashsaleFleet}  # fmt: skip

@@ -27,9 +27,11 @@ STARTING_SECONDS = 30
 
 
 class PostgresServer:
-    """A server of our own that can be killed and started again."""
+    """A server of our own that can be killed and started again. Only a `durable` one waits for its disk: killing a
+    process does not take that, a power failure does."""
 
-    def __init__(self) -> None:
+    def __init__(self, durable: bool = False) -> None:
+        self._sync = "on" if durable else "off"
         self.folder = Path(tempfile.mkdtemp(prefix="flashsale-pg-"))
         self.port = _free_port()
         self._password = secrets.token_hex(16)
@@ -56,8 +58,8 @@ class PostgresServer:
 
     def start(self) -> None:
         options = {
-            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": "off",
-            "max_connections": 200, "shared_buffers": "64MB", "full_page_writes": "off",
+            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "", "fsync": self._sync,
+            "full_page_writes": self._sync, "max_connections": 200, "shared_buffers": "128MB",
         }  # fmt: skip
         command = [str(self._programs / "postgres"), "-D", str(self.folder / "data")]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
