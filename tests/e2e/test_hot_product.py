@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import uvloop
 from e2e.scenario import a_scenario
-from servers.postgres import database_url, server_url
+from servers.postgres import fresh_database
 
 from flashsale.backends.postgres.connect import connect, migrate
 from flashsale.rehearsal.demo import allow_many_files
@@ -58,15 +58,7 @@ async def rush(directory: Path, ledger: str) -> tuple[Told, list[tuple[int, int]
 def told_and_rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Told, list[tuple[int, int]]]:
     allow_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(rush(tmp_path_factory.mktemp("rush"), runner.run(a_database())))
-
-
-async def a_database() -> str:
-    db = await connect(await asyncio.to_thread(server_url))
-    await db.execute("DROP DATABASE IF EXISTS rush")
-    await db.execute("CREATE DATABASE rush")
-    await db.close()
-    return database_url(server_url(), "rush")
+        return runner.run(rush(tmp_path_factory.mktemp("rush"), runner.run(fresh_database("rush"))))
 
 
 def test_every_unit_is_sold_and_everybody_else_is_refused(told_and_rows):

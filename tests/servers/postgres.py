@@ -172,5 +172,15 @@ def server_url() -> str:
     return server.url()
 
 
+async def fresh_database(name: str) -> str:
+    """The URL of an empty database of this name on the run's server."""
+    url = await asyncio.to_thread(server_url)
+    db = await asyncpg.connect(url)
+    await db.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await db.execute(f"CREATE DATABASE {name}")
+    await db.close()
+    return database_url(url, name)
+
+
 def database_url(url: str, database: str) -> str:
     return f"{url.rpartition('/')[0]}/{database}"
