@@ -106,7 +106,7 @@ class Books:
         """Records an order event with the next number of the order's own sequence."""
         order.sequence += 1
         self.changed_orders[order.order_id] = order
-        body: dict[str, object] = {"status": order.status}
+        body: dict[str, object] = {"saleId": order.sale_id, "userId": order.user_id, "status": order.status}
         self.events.append(Event(Topic.ORDERS, f"order.{what}", order.order_id, order.sequence, now_ms, body))
 
     def _claim(self, reservation: Reservation, quantity: int) -> None:

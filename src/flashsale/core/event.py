@@ -1,16 +1,33 @@
-"""What the world is told: one event for each transition, written in the transition's own transaction.
+"""What the world is told: each row that a transaction leaves behind, in its published form.
 
-Events of stock and reservations are the journal's rows (`journal.EVENT_OF`), ordered by the gapless `sku_seq`.
-What moves no unit goes to the outbox: the events of orders, ordered by a sequence of each order. A consumer
-drops what is not newer, and notices what is missing.
+A movement of stock is a row of the journal; what moves no unit (the events of orders) is a row of the outbox. Both are
+written in the transition's own transaction, and numbered together in the order of commits. Here they become events:
+
+    a movement         ──► flashsale.inventory      the product's new counters, key: the SKU
+      of a reservation ──► flashsale.reservations   what became of the reservation, key: the SKU
+    an order's event   ──► flashsale.orders         key: the order
+
+So a movement that concerns a reservation is told twice, once to each audience, and each topic is whole in itself:
+whoever reads `flashsale.inventory` sees the `skuSeq` of a product in a sale without a gap, and needs no other topic to
+know the counters. An event's id is made of what it is about and its number: it is the same whenever it is told again.
 """
 
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
+
+from flashsale.core.journal import Kind, Movement
+
+VERSION = 1
+"""Of the published form. A field may be added to it; whatever else changes makes another version."""
 
 
 class Topic(StrEnum):
+    RESERVATIONS = "flashsale.reservations"
+    INVENTORY = "flashsale.inventory"
     ORDERS = "flashsale.orders"
 
 
@@ -23,3 +40,103 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     at_ms: int
     body: dict[str, object]
+
+
+Told = Movement | Event
+"""A row that the world is told of."""
+
+
+class Published(msgspec.Struct, frozen=True, rename="camel"):
+    """An event as the world reads it: the value of a message, an entry of the feed."""
+
+    id: str
+    """The same whenever this event is told again."""
+    type: str
+    topic: Topic
+    key: str
+    """Events of one key are told in their order: the SKU, or the order's id."""
+    at: str
+    version: int
+    body: dict[str, Any]
+    sku_seq: int | UnsetType = UNSET
+    """The number of the movement among those of its product in its sale; `flashsale.inventory` has them all."""
+    sequence: int | UnsetType = UNSET
+    """The number of the event among those of its order."""
+
+
+STOCK_EVENT: dict[Kind, str] = {
+    Kind.STOCK: "stock.opened",
+    Kind.RESERVE: "stock.held",
+    Kind.RELEASE: "stock.released",
+    Kind.EXPIRE: "stock.released",
+    Kind.CONFIRM: "stock.sold",
+    Kind.HONOUR: "stock.sold",
+    Kind.RETURN: "stock.returned",
+    Kind.RESTOCK: "stock.restocked",
+    Kind.ADJUST: "stock.adjusted",
+}
+"""What a movement is to those who count units."""
+
+RESERVATION_EVENT: dict[Kind, str] = {
+    Kind.RESERVE: "reservation.reserved",
+    Kind.RELEASE: "reservation.cancelled",
+    Kind.EXPIRE: "reservation.expired",
+    Kind.CONFIRM: "reservation.confirmed",
+    Kind.HONOUR: "reservation.confirmed",
+    Kind.RETURN: "reservation.returned",
+}
+"""What a movement is to those who follow a reservation."""
+
+
+def published(row: Told) -> list[Published]:
+    """The events that a row is, in the order in which they are told."""
+    if isinstance(row, Event):
+        return [_of_order(row)]
+    inventory = _of_stock(row)
+    return [inventory] if row.reservation_id is None else [_of_reservation(row, row.reservation_id), inventory]
+
+
+def _of_stock(row: Movement) -> Published:
+    body: dict[str, object] = {
+        "saleId": row.sale_id,
+        "skuId": row.sku_id,
+        "quantity": row.quantity,
+        "total": row.total_after,
+        "available": row.available_after,
+        "held": row.held_after,
+        "sold": row.sold_after,
+        "actor": row.actor,
+        "reason": row.reason,
+    }
+    event_id = f"{row.sale_id}.{row.sku_id}.{row.sku_seq}"
+    return _of_movement(row, event_id, STOCK_EVENT[row.kind], Topic.INVENTORY, body)
+
+
+def _of_reservation(row: Movement, reservation_id: str) -> Published:
+    body: dict[str, object] = {
+        "reservationId": reservation_id,
+        "saleId": row.sale_id,
+        "skuId": row.sku_id,
+        "quantity": row.quantity,
+        "actor": row.actor,
+    }
+    event_id = f"{reservation_id}.{row.sku_seq}"
+    return _of_movement(row, event_id, RESERVATION_EVENT[row.kind], Topic.RESERVATIONS, body)
+
+
+def _of_movement(row: Movement, event_id: str, name: str, topic: Topic, body: dict[str, object]) -> Published:
+    return Published(event_id, name, topic, row.sku_id, moment(row.at_ms), VERSION, body, sku_seq=row.sku_seq)
+
+
+def _of_order(row: Event) -> Published:
+    event_id = f"{row.subject}.{row.sequence}"
+    body = {"orderId": row.subject, **row.body}
+    return Published(
+        event_id, row.type, row.topic, row.subject, moment(row.at_ms), VERSION, body, sequence=row.sequence
+    )
+
+
+def moment(ms: int) -> str:
+    """RFC 3339 in UTC to the millisecond: `2026-01-15T10:02:00.000Z`."""
+    seconds, milliseconds = divmod(ms, 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"

@@ -91,20 +91,6 @@ class Movement(NamedTuple):
         return self.available_after - self.quantity * (effect.total - effect.held - effect.sold)
 
 
-EVENT_OF: dict[Kind, str] = {
-    Kind.STOCK: "stock.opened",
-    Kind.RESERVE: "reservation.reserved",
-    Kind.RELEASE: "reservation.cancelled",
-    Kind.EXPIRE: "reservation.expired",
-    Kind.CONFIRM: "reservation.confirmed",
-    Kind.HONOUR: "reservation.confirmed",
-    Kind.RETURN: "reservation.returned",
-    Kind.RESTOCK: "stock.restocked",
-    Kind.ADJUST: "stock.adjusted",
-}
-"""The event that a journal row is, for those outside."""
-
-
 def move(
     stock: Stock, kind: Kind, quantity: int, now_ms: int, reservation_id: str | None, actor: str, reason: str = ""
 ) -> Movement:
