@@ -3,13 +3,14 @@
 Each port has one contract suite in `tests/contract/`, run on every backend that claims it.
 """
 
-from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.checkout import Checkout, Opened
+from flashsale.core.event import Told, Topic
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
 from flashsale.core.payment import Due, Payment, Refund, Transaction
@@ -115,6 +116,15 @@ class JournalPage(Query[list[tuple[int, Movement]]], frozen=True):
     limit: int = 200
 
 
+class EventsAfter(Query[list[tuple[int, Told]]], frozen=True):
+    """What the world is told of all sales, in commit order, with its cursors. A page is never overtaken: whatever is
+    committed later comes after it. With a topic, only the rows that it tells of."""
+
+    after: int
+    limit: int = 200
+    topic: Topic | None = None
+
+
 class AuditEntry(msgspec.Struct, frozen=True, array_like=True):
     """Who did what, when."""
 
@@ -218,6 +228,44 @@ class Ledger(Protocol):
         """An operator's change, with its audit row. None: the sale has been deleted."""
 
     async def find(self, query: Query[T]) -> T: ...
+
+    async def close(self) -> None: ...
+
+
+class Outbox(Protocol):
+    """How far what the world is told has got. A relay is one way out; one owner at a time runs it, under a lease.
+
+    Methods raise `LedgerUnavailable`.
+    """
+
+    async def lease(self, relay: str, owner: str, lease_ms: int) -> int | None:
+        """Takes the relay, or prolongs its lease: its cursor. None while somebody else has it. A lease of 0 ms gives
+        it back."""
+
+    async def advance(self, relay: str, owner: str, cursor: int) -> bool:
+        """All rows up to `cursor` are out. False when the relay was taken over; a cursor never goes back."""
+
+    async def close(self) -> None: ...
+
+
+class BrokerUnavailable(Exception):
+    """The broker has not acknowledged everything: what has arrived is unknown, so all of it is to be sent again."""
+
+
+class Message(NamedTuple):
+    """An event on its way to the broker. Messages of one topic and key arrive in the order in which they were sent."""
+
+    topic: str
+    key: str
+    value: bytes
+
+
+class Broker(Protocol):
+    """Takes events to the world outside, at least once and in order."""
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Returns when all of them are acknowledged; raises BrokerUnavailable. Nothing that was sent before an error
+        arrives behind what is sent after it, except as a copy of what has been there already."""
 
     async def close(self) -> None: ...
 

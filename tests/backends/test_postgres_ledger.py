@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from contract.ledgers import Audience, HandClock, Shop, postgres, postgres_url, shop, together
+from contract.ledgers import Audience, HandClock, Shop, postgres, database_of, shop, together
 from core.shop import a_product, a_sale, an_attempt, refusal_of
 from servers.postgres import database_url
 
@@ -91,7 +91,7 @@ class Proxy:
 
 @asynccontextmanager
 async def behind_a_proxy(tmp_path) -> AsyncIterator[tuple[Shop, Proxy]]:
-    async with Proxy(await postgres_url(tmp_path)).running() as proxy:
+    async with Proxy(await database_of(tmp_path)).running() as proxy:
         clock, audience = HandClock(), Audience()
         ledger = await PostgresLedger.open(proxy.url, clock, audience, 8192, 512)
         try:
@@ -153,7 +153,7 @@ async def test_a_server_that_is_away_is_503_and_its_return_needs_nobody(tmp_path
     async with behind_a_proxy(tmp_path) as (it, proxy):
         await it.opens()
         proxy.away = True
-        await terminate_all(await postgres_url(tmp_path))
+        await terminate_all(await database_of(tmp_path))
         assert refusal_of(await it.reserve("ann", key="k")) is Refusal.UNAVAILABLE
         with pytest.raises(LedgerUnavailable):
             await it.ledger.expire()
@@ -237,7 +237,7 @@ async def test_a_reader_of_the_journal_never_passes_a_transaction_under_way(tmp_
     async with shop(postgres, tmp_path) as it:
         await it.opens(units=10)
         before = len(await it.journal())
-        slow = await connect(await postgres_url(tmp_path))
+        slow = await connect(await database_of(tmp_path))
         await slow.execute("BEGIN")
         await slow.fetchval("SELECT pg_current_xact_id()")
         await it.held("ann")
@@ -251,7 +251,7 @@ async def test_a_batch_in_which_everybody_is_refused_takes_no_transaction_id(tmp
     async with shop(postgres, tmp_path) as it:
         await it.opens(units=1)
         await it.held("ann")
-        db = await connect(await postgres_url(tmp_path))
+        db = await connect(await database_of(tmp_path))
         newest = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
         before = await db.fetchval(newest)
         for number in range(10):
@@ -264,14 +264,14 @@ async def test_a_batch_in_which_everybody_is_refused_takes_no_transaction_id(tmp
 
 
 async def test_a_database_without_a_ledger_is_refused_with_the_remedy(tmp_path):
-    db = await asyncpg.connect(database_url(await postgres_url(tmp_path), "template1"))
+    db = await asyncpg.connect(database_url(await database_of(tmp_path), "template1"))
     with pytest.raises(SchemaUnknown, match="run `flashsale migrate`"):
         await require_current(db)
     await db.close()
 
 
 async def test_a_ledger_of_a_newer_version_is_refused(tmp_path):
-    url = await postgres_url(tmp_path)
+    url = await database_of(tmp_path)
     db = await asyncpg.connect(url)
     await db.execute("INSERT INTO flashsale_schema VALUES (9999)")
     with pytest.raises(SchemaUnknown, match="run a newer flashsale"):

@@ -14,7 +14,9 @@ from structlog.testing import capture_logs
 
 from flashsale.backends.postgres.connect import migrate
 from flashsale.backends.postgres.ledger import PostgresLedger
+from flashsale.backends.postgres.outbox import PostgresOutbox
 from flashsale.backends.sqlite.ledger import SqliteLedger
+from flashsale.backends.sqlite.outbox import SqliteOutbox
 from flashsale.core.catalogue import CreateSale
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.journal import Movement, Stock
@@ -32,6 +34,7 @@ from flashsale.ports import (
     Ledger,
     LedgerCheck,
     Observer,
+    Outbox,
     Outcome,
     PaymentFact,
     StockOf,
@@ -106,14 +109,27 @@ async def postgres(
     on_fatal: Callable[[Exception], None] | None = None,
 ) -> AsyncIterator[PostgresLedger]:
     """A database for each folder, so that the same folder finds the same ledger again."""
-    ledger = await PostgresLedger.open(await postgres_url(folder), clock, observer, queue_max, batch_max)
+    ledger = await PostgresLedger.open(await database_of(folder), clock, observer, queue_max, batch_max)
     try:
         yield ledger
     finally:
         await ledger.close()
 
 
-async def postgres_url(folder: Path) -> str:
+@asynccontextmanager
+async def outbox_of(ledger: Ledger, folder: Path, clock: Clock) -> AsyncIterator[Outbox]:
+    """The outbox beside a ledger that was opened in this folder."""
+    if isinstance(ledger, SqliteLedger):
+        outbox: Outbox = SqliteOutbox(ledger.move)
+    else:
+        outbox = PostgresOutbox(await database_of(folder), clock)
+    try:
+        yield outbox
+    finally:
+        await outbox.close()
+
+
+async def database_of(folder: Path) -> str:
     name = f"test_{sha256(str(folder).encode()).hexdigest()[:24]}"
     url = database_url(await asyncio.to_thread(server_url), name)
     marker = folder / "database"
@@ -233,4 +249,7 @@ async def together(calls: Iterable[Awaitable[Any]]) -> list[Any]:
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
-__all__ = ["LEDGERS", "Audience", "Checkout", "HandClock", "Opening", "Shop", "answered", "shop", "sqlite", "together"]
+__all__ = [
+    "LEDGERS", "Audience", "Checkout", "HandClock", "Opening", "Shop", "answered", "database_of", "outbox_of",
+    "postgres", "shop", "sqlite", "together",
+]  # fmt: skip

@@ -2,5 +2,6 @@
 
 from flashsale.backends.postgres.connect import facts, migrate
 from flashsale.backends.postgres.ledger import PostgresLedger
+from flashsale.backends.postgres.outbox import PostgresOutbox
 
-__all__ = ["PostgresLedger", "facts", "migrate"]
+__all__ = ["PostgresLedger", "PostgresOutbox", "facts", "migrate"]

@@ -8,6 +8,8 @@ import msgspec
 from flashsale.backends.postgres import rows
 from flashsale.backends.postgres.connect import Connection
 from flashsale.backends.queries import load_queries
+from flashsale.backends.told import told
+from flashsale.core.event import Told
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
 from flashsale.core.reservation import Reservation
@@ -16,6 +18,7 @@ from flashsale.ports import (
     AuditEntry,
     AuditPage,
     DueWork,
+    EventsAfter,
     FiguresOf,
     FindActiveReservations,
     FindOrder,
@@ -75,6 +78,11 @@ async def _journal(db: Connection, query: JournalPage) -> list[tuple[int, Moveme
     return [(row[0], msgspec.convert(tuple(row)[1:], Movement)) for row in found]
 
 
+async def _events(db: Connection, query: EventsAfter) -> list[tuple[int, Told]]:
+    found = await db.fetch(FIND["events_page"], query.after, query.topic, min(query.limit, PAGE_MAX))
+    return [told(row) for row in found]
+
+
 async def _audit(db: Connection, query: AuditPage) -> list[AuditEntry]:
     found = await db.fetch(FIND["audit_page"], query.after, min(query.limit, PAGE_MAX))
     return [msgspec.convert((*tuple(row)[:5], msgspec.json.decode(row[5])), AuditEntry) for row in found]
@@ -102,6 +110,7 @@ ANSWERS: dict[type[Any], Callable[[Connection, Any], Awaitable[Any]]] = {
     StockOf: _stock,
     LedgerCheck: _check,
     JournalPage: _journal,
+    EventsAfter: _events,
     AuditPage: _audit,
     DueWork: _work,
     FiguresOf: _figures,

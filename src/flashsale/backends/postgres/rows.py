@@ -151,7 +151,7 @@ async def store(db: Connection, books: Books, seq_before: dict[Line, int]) -> No
     await _store_orders(db, books)
     if books.events:
         events = [(*msgspec.structs.astuple(each)[:-1], _encode(each.body).decode()) for each in books.events]
-        await db.execute(SQL["outbox"], *columns(events))
+        await db.execute(SQL["outbox"], *columns(events), len(books.journal))
 
 
 async def _store_new(db: Connection, new: Sequence[Reservation]) -> None:

@@ -10,6 +10,8 @@ from flashsale.backends.queries import load_queries
 from flashsale.backends.sqlite import rows
 from flashsale.backends.sqlite.by_user import place
 from flashsale.backends.sqlite.rows import array
+from flashsale.backends.told import told
+from flashsale.core.event import Told
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
 from flashsale.core.reservation import Reservation
@@ -18,6 +20,7 @@ from flashsale.ports import (
     AuditEntry,
     AuditPage,
     DueWork,
+    EventsAfter,
     FiguresOf,
     FindActiveReservations,
     FindOrder,
@@ -80,6 +83,11 @@ def _journal(db: sqlite3.Connection, query: JournalPage) -> list[tuple[int, Move
     return [(row[0], msgspec.convert(row[1:], Movement)) for row in found]
 
 
+def _events(db: sqlite3.Connection, query: EventsAfter) -> list[tuple[int, Told]]:
+    found = db.execute(FIND["events_page"], (query.after, query.topic, min(query.limit, PAGE_MAX)))
+    return [told(row) for row in found]
+
+
 def _audit(db: sqlite3.Connection, query: AuditPage) -> list[AuditEntry]:
     found = db.execute(FIND["audit_page"], (query.after, min(query.limit, PAGE_MAX)))
     return [msgspec.convert((*row[:5], msgspec.json.decode(row[5])), AuditEntry) for row in found]
@@ -110,6 +118,7 @@ ANSWERS: dict[type[Any], Callable[[sqlite3.Connection, Any], Any]] = {
     StockOf: _stock,
     LedgerCheck: _check,
     JournalPage: _journal,
+    EventsAfter: _events,
     AuditPage: _audit,
     DueWork: _work,
     FiguresOf: _figures,

@@ -42,6 +42,7 @@ from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full,
 from flashsale.backends.sqlite.find import ANSWERS, LONG
 from flashsale.backends.sqlite.group import Deliver, Group
 from flashsale.backends.sqlite.moves import Desk
+from flashsale.backends.sqlite.outbox import SQL as RELAY
 from flashsale.backends.sqlite.rows import SQL
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.checkout import Checkout, Opened
@@ -130,6 +131,7 @@ class SqliteLedger:
                 db = connect(path, writes=True)
                 migrate(db)
                 db.execute(SQL["take_over"])  # whoever had leased a payment step held the lock, and is gone
+                db.execute(RELAY["take_over"])
                 db.close()
                 return cls(path, lock, clock, observer, queue_max, batch_max, on_fatal or end_process)
         except BaseException:
@@ -157,26 +159,26 @@ class SqliteLedger:
             reply(BUSY)
 
     async def release(self, reservation_id: str, user_id: str | None) -> Reservation | Refused:
-        return await self._move(moves.release, reservation_id, user_id)
+        return await self.move(moves.release, reservation_id, user_id)
 
     async def expire(self) -> int:
         refusals, self._lost = self._lost, Counter()
         try:
-            return await self._move(moves.expire, refusals)
+            return await self.move(moves.expire, refusals)
         finally:
             self._lost.update(refusals)  # what the writer has not taken over
 
     async def open_order(self, checkout: Checkout) -> Opened | Refused:
-        return await self._move(moves.open_order, checkout)
+        return await self.move(moves.open_order, checkout)
 
     async def settle(self, fact: PaymentFact | RefundFact | PutOff) -> Opened | None:
-        return await self._move(moves.settle, fact)
+        return await self.move(moves.settle, fact)
 
     async def cancel_order(self, order_id: str, user_id: str | None, reason: str) -> Order | Refused:
-        return await self._move(moves.cancel_order, order_id, user_id, reason)
+        return await self.move(moves.cancel_order, order_id, user_id, reason)
 
     async def change_sale(self, change: SaleChange) -> Sale | Refused | None:
-        return await self._move(moves.alter_sale, change)
+        return await self.move(moves.alter_sale, change)
 
     async def find(self, query: Query[T]) -> T:
         answering = ANSWERS[type(query)]
@@ -201,7 +203,8 @@ class SqliteLedger:
 
     # The writer's thread.
 
-    async def _move(self, move: Callable[Concatenate[Desk, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def move(self, move: Callable[Concatenate[Desk, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Not of the port: a transaction in the writer's thread, together with those of others (also for `outbox`)."""
         job = Job(partial(_call, move, args, kwargs), self._loop.create_future())
         if self._closing or not self._writer.put_urgent(job):
             raise LedgerUnavailable(BUSY.message)

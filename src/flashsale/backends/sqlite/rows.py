@@ -133,11 +133,20 @@ def store(db: sqlite3.Connection, books: Books, by_user: ByUser) -> None:
         stock = books.stock[line]
         db.execute(SQL["changed_stock"], (*line, stock.total, stock.held, stock.sold, stock.sku_seq))
     _store_orders(db, books)
-    write(db, SQL["outbox"], [_event(each) for each in books.events])
+    if books.events:
+        write(db, SQL["outbox"], [_event(seq, each) for seq, each in enumerate(books.events, _next_told(db))])
 
 
 def store_journal(db: sqlite3.Connection, movements: Sequence[Movement]) -> None:
-    write(db, SQL["journal"], [(*each[:3], each.kind._value_, *each[4:]) for each in movements])
+    if movements:
+        numbered = enumerate(movements, _next_told(db))
+        write(db, SQL["journal"], [(seq, *each[:3], each.kind._value_, *each[4:]) for seq, each in numbered])
+
+
+def _next_told(db: sqlite3.Connection) -> int:
+    """The next number of journal and outbox."""
+    (last,) = db.execute(SQL["last_told"]).fetchone()
+    return int(last) + 1
 
 
 def _store_new(db: sqlite3.Connection, reservations: Sequence[Reservation], by_user: ByUser) -> None:
@@ -158,8 +167,8 @@ def _reservation_values(seq: int, each: Reservation) -> Row:
     )  # fmt: skip
 
 
-def _event(event: Event) -> Row:
-    return (*msgspec.structs.astuple(event)[:-1], _encode(event.body).decode())
+def _event(seq: int, event: Event) -> Row:
+    return (seq, *msgspec.structs.astuple(event)[:-1], _encode(event.body).decode())
 
 
 def _store_changed(db: sqlite3.Connection, books: Books, by_user: ByUser) -> None:

@@ -152,9 +152,11 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::
     AS n(sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
          reservation_id, actor, reason, at_ms, place);
 
+-- Order events are numbered behind the movements of their transaction, of which there are $7.
+
 -- name: outbox
 INSERT INTO outbox (seq, topic, type, subject, sequence, at_ms, body)
-SELECT (pg_current_xact_id()::text::bigint << 20) + n.place, n.topic, n.type, n.subject, n.sequence, n.at_ms, n.body
+SELECT (pg_current_xact_id()::text::bigint << 20) + $7::bigint + n.place, n.topic, n.type, n.subject, n.sequence, n.at_ms, n.body
 FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[]) WITH ORDINALITY
     AS n(topic, type, subject, sequence, at_ms, body, place);
 

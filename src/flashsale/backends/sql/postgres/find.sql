@@ -24,6 +24,32 @@ WHERE sale_id = $1 AND ($2::text IS NULL OR sku_id = $2) AND seq > $3
   AND seq < pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20
 ORDER BY seq LIMIT $4;
 
+-- Movements and order events in one shape (an order event has a topic), read by one statement: of both it sees the
+-- same moment. Both are kept back behind the
+-- oldest transaction under way, as above. Each half stops at the limit by itself: a backlog is never sorted.
+
+-- name: events_page
+(
+    SELECT seq, topic, type, subject, sequence, body::text, at_ms, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM outbox
+    WHERE seq > $1
+        AND seq < pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20
+        AND ($2::text IS NULL OR $2::text = 'flashsale.orders')
+    ORDER BY seq LIMIT $3
+)
+UNION ALL
+(
+    SELECT seq, NULL, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after, reservation_id,
+           actor, reason, at_ms
+    FROM journal
+    WHERE seq > $1
+        AND seq < pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20
+        AND $2::text IS DISTINCT FROM 'flashsale.orders'
+        AND (reservation_id IS NOT NULL OR $2::text IS DISTINCT FROM 'flashsale.reservations')
+    ORDER BY seq LIMIT $3
+)
+ORDER BY 1 LIMIT $3;
+
 -- name: audit_page
 SELECT seq, at_ms, actor, action, subject, details FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2;
 

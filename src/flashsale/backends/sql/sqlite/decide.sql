@@ -126,12 +126,17 @@ UPDATE reservation SET status = ?3, order_id = ?4, returned_quantity = ?5 WHERE 
 RETURNING seq;
 
 -- name: journal
-INSERT OR ROLLBACK INTO journal (sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
+INSERT OR ROLLBACK INTO journal (seq, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
     reservation_id, actor, reason, at_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: outbox
-INSERT OR ROLLBACK INTO outbox (topic, type, subject, sequence, at_ms, body) VALUES (?, ?, ?, ?, ?, ?);
+INSERT OR ROLLBACK INTO outbox (seq, topic, type, subject, sequence, at_ms, body) VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- Journal and outbox are numbered together.
+
+-- name: last_told
+SELECT max((SELECT coalesce(max(seq), 0) FROM journal), (SELECT coalesce(max(seq), 0) FROM outbox));
 
 -- name: changed_stock
 UPDATE stock SET total = ?3, held = ?4, sold = ?5, sku_seq = ?6 WHERE sale_id = ?1 AND sku_id = ?2;

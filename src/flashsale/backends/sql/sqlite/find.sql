@@ -33,6 +33,29 @@ WHERE sale_id = ?1 AND sku_id = ?2
                           WHERE j.seq <= ?3 AND j.sale_id = ?1 AND j.sku_id = ?2 ORDER BY j.seq DESC LIMIT 1), 0)
 ORDER BY sku_seq LIMIT ?4;
 
+-- Movements and order events in one shape (an order event has a topic), read by one statement: of both it sees the
+-- same moment. Each half stops at the limit by itself: a backlog is never sorted.
+
+-- name: events_page
+SELECT * FROM (
+    SELECT seq, topic, type, subject, sequence, body, at_ms, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM outbox
+    WHERE seq > ?1
+        AND (?2 IS NULL OR ?2 = 'flashsale.orders')
+    ORDER BY seq LIMIT ?3
+)
+UNION ALL
+SELECT * FROM (
+    SELECT seq, NULL, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after, reservation_id,
+           actor, reason, at_ms
+    FROM journal
+    WHERE seq > ?1
+        AND ?2 IS NOT 'flashsale.orders'
+        AND (reservation_id IS NOT NULL OR ?2 IS NOT 'flashsale.reservations')
+    ORDER BY seq LIMIT ?3
+)
+ORDER BY 1 LIMIT ?3;
+
 -- name: audit_page
 SELECT seq, at_ms, actor, action, subject, details FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2;
 

@@ -1,0 +1,51 @@
+"""The outbox port on PostgreSQL: a connection of its own, so that a relay never stands before the ledger's writer.
+
+Both statements may be run twice with the same effect. So nothing has to be known of one whose answer was lost: the
+relay asks again on a new connection. The time of a lease is the database's, as that of every decision.
+"""
+
+import asyncio
+from typing import Any
+
+from flashsale.backends.postgres.connect import FAILING, Connection, connect
+from flashsale.backends.postgres.rows import SQL as LEDGER
+from flashsale.backends.queries import load_queries
+from flashsale.ports import Clock, LedgerUnavailable
+
+SQL = load_queries("postgres/outbox.sql")
+
+
+class PostgresOutbox:
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._url = url
+        self._clock = clock
+        self._db: Connection | None = None
+        self._turn = asyncio.Lock()
+
+    async def lease(self, relay: str, owner: str, lease_ms: int) -> int | None:
+        now_ms = self._clock.hear(await self._ask(LEDGER["now"]))
+        cursor: int | None = await self._ask(SQL["lease"], relay, owner, now_ms, now_ms + lease_ms)
+        return cursor
+
+    async def advance(self, relay: str, owner: str, cursor: int) -> bool:
+        return await self._ask(SQL["advance"], relay, owner, cursor) is not None
+
+    async def close(self) -> None:
+        async with self._turn:
+            self._give_up()
+
+    async def _ask(self, statement: str, *values: object) -> Any:
+        """One statement, committed. A connection that failed is not used again."""
+        async with self._turn:
+            try:
+                if self._db is None or self._db.is_closed():
+                    self._db = await connect(self._url)
+                return await self._db.fetchval(statement, *values)
+            except FAILING as error:
+                self._give_up()
+                raise LedgerUnavailable(f"the outbox cannot be reached: {error!r}") from error
+
+    def _give_up(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.terminate()

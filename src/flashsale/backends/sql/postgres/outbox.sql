@@ -1,0 +1,12 @@
+-- The lease and the cursor of a relay.
+
+-- Nothing comes back while another owner's lease runs.
+
+-- name: lease
+INSERT INTO relay AS r (relay, owner, until_ms, cursor) VALUES ($1, $2, $4, 0)
+ON CONFLICT (relay) DO UPDATE SET owner = excluded.owner, until_ms = excluded.until_ms
+WHERE r.owner = excluded.owner OR r.until_ms <= $3
+RETURNING cursor;
+
+-- name: advance
+UPDATE relay SET cursor = $3 WHERE relay = $1 AND owner = $2 AND cursor <= $3 RETURNING 1;
