@@ -10,7 +10,7 @@ Works without HTTP; `edge/` is a translation of these methods. Refusals are valu
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 from flashsale.backends.clock import HeardClock, SteadyClock
 from flashsale.backends.sandbox import KeptSandbox, SandboxProvider
 from flashsale.backends.sqlite.ledger import SqliteLedger
+from flashsale.backends.sqlite.outbox import SqliteOutbox
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refused, not_found
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Item
+from flashsale.flow.publish import Publishing
 from flashsale.flow.reserve import Reserving
 from flashsale.flow.settle import Settling
 from flashsale.flow.storefront import Storefront
@@ -35,6 +37,8 @@ from flashsale.ports import (
     FindOrders,
     FindReservations,
     Ledger,
+    LedgerUnavailable,
+    Outbox,
     Outcome,
     PaymentProvider,
     Query,
@@ -50,6 +54,13 @@ except ModuleNotFoundError as missing:
         raise
     installed = None  # type: ignore[assignment]  # the extra is not installed
 
+try:
+    from flashsale.backends import kafka as installed_kafka
+except ModuleNotFoundError as missing:
+    if missing.name != "confluent_kafka":
+        raise
+    installed_kafka = None  # type: ignore[assignment]  # the extra is not installed
+
 
 T = TypeVar("T")
 Fatal = Callable[[Exception], None]
@@ -63,7 +74,13 @@ class Engine:
     """One shop's engine. Made by `Engine.open`; safe to use from one event loop."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, provider: PaymentProvider, clock: Clock, storefront: Storefront
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        provider: PaymentProvider,
+        clock: Clock,
+        storefront: Storefront,
+        publishing: Publishing | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -73,7 +90,8 @@ class Engine:
         self._watch = Watch(ledger, storefront) if settings.postgres_url else None
         self._reserving = Reserving(ledger, storefront, clock, self._watch)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
-        self.worker = Worker(ledger, self._settling, clock, self._watch)
+        self.publishing = publishing
+        self.worker = Worker(ledger, self._settling, clock, self._watch, publishing)
 
     @classmethod
     @asynccontextmanager
@@ -86,11 +104,12 @@ class Engine:
         async with AsyncExitStack() as stack:
             clock: Clock = HeardClock() if settings.postgres_url else SteadyClock()
             storefront = Storefront(clock)
-            ledger = await _ledger(settings, clock, storefront, on_fatal)
+            ledger, outbox = await _ledger(settings, clock, storefront, on_fatal)
             stack.push_async_callback(ledger.close)
             await look_around(ledger, storefront)
             provider = await _provider(settings, stack)
-            engine = cls(settings, ledger, provider, clock, storefront)
+            publishing = _publishing(settings, ledger, outbox, clock, stack)
+            engine = cls(settings, ledger, provider, clock, storefront, publishing)
             await stack.enter_async_context(engine.worker)
             yield engine
 
@@ -203,14 +222,36 @@ def _owned(order: Order | None, field: str, name: str, user_id: str | None) -> O
     return order
 
 
-async def _ledger(settings: Settings, clock: Clock, storefront: Storefront, on_fatal: Fatal | None) -> Ledger:
+async def _ledger(
+    settings: Settings, clock: Clock, storefront: Storefront, on_fatal: Fatal | None
+) -> tuple[Ledger, Outbox]:
     queue_max, batch_max = settings.queue_max, settings.batch_max
     if settings.postgres_url is None:
-        return await SqliteLedger.open(settings.ledger_path, clock, storefront, queue_max, batch_max, on_fatal)
-    opened: Ledger = await _postgres().PostgresLedger.open(
-        settings.postgres_url, clock, storefront, queue_max, batch_max
-    )
-    return opened
+        ledger = await SqliteLedger.open(settings.ledger_path, clock, storefront, queue_max, batch_max, on_fatal)
+        return ledger, SqliteOutbox(ledger.move)
+    postgres = _postgres()
+    opened: Ledger = await postgres.PostgresLedger.open(settings.postgres_url, clock, storefront, queue_max, batch_max)
+    return opened, postgres.PostgresOutbox(settings.postgres_url, clock)
+
+
+def _publishing(
+    settings: Settings, ledger: Ledger, outbox: Outbox, clock: Clock, stack: AsyncExitStack
+) -> Publishing | None:
+    if settings.kafka_servers is None:
+        return None
+    if installed_kafka is None:
+        raise ExtraMissing("a broker needs confluent-kafka: pip install 'flashsale[kafka]'")
+    broker = installed_kafka.KafkaBroker(settings.kafka_servers)
+    publishing = Publishing(ledger, outbox, broker, clock, secrets.token_hex(8))
+    stack.push_async_callback(outbox.close)
+    stack.push_async_callback(_leave, publishing)
+    stack.push_async_callback(broker.close)
+    return publishing
+
+
+async def _leave(publishing: Publishing) -> None:
+    with suppress(LedgerUnavailable):  # the lease runs out by itself
+        await publishing.close()
 
 
 async def _provider(settings: Settings, stack: AsyncExitStack) -> PaymentProvider:

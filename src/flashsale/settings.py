@@ -22,12 +22,13 @@ REMEDIES = {
     "fast_lane": "must be on or off",
 }
 NOT_YET = {
-    "gate": "memory://", "broker": "", "jwt_secret": "", "jwt_jwks": "", "dialects": "",
+    "gate": "memory://", "jwt_secret": "", "jwt_jwks": "", "dialects": "",
     "rate_per_address": "0", "rate_per_user": "0", "rate_global": "0",
 }  # fmt: skip
 """Settings of later versions, with the one value that this version has."""
 _LEDGER_URL = re.compile(r"sqlite:///\S.*|postgres(ql)?://[^/\s]+/\S+")
 _PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^@/]*(?=@)")
+_BROKER_URL = re.compile(r"kafka://[^/\s,:@]+:\d{1,5}(,[^/\s,:@]+:\d{1,5})*")
 _HTTP_URL = re.compile(r"https?://[^/\s]+(/\S*)?")
 
 
@@ -38,6 +39,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/DATABASE`; empty means `ledger.db` in the data directory."""
     data: str = "flashsale-data"
     """The data directory: ledger, the sandbox's books, the operator token."""
+    broker: str = ""
+    """`kafka://HOST:PORT,HOST:PORT`, where events are published; empty: they are read at `/api/v1/admin/events`."""
     identity: Literal["open"] = "open"
     """Where a caller's identity comes from. `open` trusts the request, and is for loopback addresses."""
     open_anywhere: bool = False
@@ -73,6 +76,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def postgres_url(self) -> str | None:
         """The ledger's URL where it is on PostgreSQL; None: it is a file."""
         return self.ledger if self.ledger.startswith("postgres") else None
+
+    @property
+    def kafka_servers(self) -> str | None:
+        """The broker's servers, as `HOST:PORT,HOST:PORT`."""
+        return self.broker.removeprefix("kafka://") or None
 
     @property
     def ledger_name(self) -> str:
@@ -153,6 +161,8 @@ def _problem(name: str, value: Any) -> str | None:
         return f"{PREFIX}{name.upper()}: {remedy}"
     if name == "ledger" and settings.ledger and not _LEDGER_URL.fullmatch(settings.ledger):
         return f"{PREFIX}LEDGER: must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
+    if name == "broker" and settings.broker and not _BROKER_URL.fullmatch(settings.broker):
+        return f"{PREFIX}BROKER: must be kafka://HOST:PORT or kafka://HOST:PORT,HOST:PORT"
     if name == "sandbox_url" and settings.sandbox_url and not _HTTP_URL.fullmatch(settings.sandbox_url):
         return f"{PREFIX}SANDBOX_URL: must be http://HOST:PORT"
     return next((problem for proxy in settings.trusted_proxies if (problem := _no_network(proxy))), None)

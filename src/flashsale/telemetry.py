@@ -34,6 +34,8 @@ EVENTS = {
     "the ledger cannot be reached": "PostgreSQL did not answer; requests get 503 until it does, nothing is lost",
     "a commit's answer was lost": "the connection broke during a commit; `committed` says what became of it",
     "the ledger's rows are locked by somebody else": "a lock was waited for too long; the batch was answered with 503",
+    "the broker is away": "events wait in the ledger, sales go on; said once, until it is back",
+    "the broker is back": "everything that waited is being published; `failures` says how often it was tried",
     "workers serve": "all workers of `serve --workers` answer requests",
     "workers are replaced": "SIGHUP: each worker gets a successor and leaves",
     "workers were replaced": "all workers are new",

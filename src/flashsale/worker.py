@@ -1,4 +1,4 @@
-"""The loops beside the requests, supervised: sweep what has lapsed, resume what is owed to providers.
+"""The loops beside the requests, supervised: sweep what has lapsed, resume what is owed to providers, publish events.
 
 A loop that fails is logged and goes on at its next tick: these loops only repeat what is safe to repeat.
 """
@@ -10,6 +10,8 @@ from contextlib import suppress
 import structlog
 
 from flashsale.flow.expire import TICK_SECONDS, sweep
+from flashsale.flow.publish import TICK_SECONDS as PUBLISH_SECONDS
+from flashsale.flow.publish import Publishing
 from flashsale.flow.settle import Settling
 from flashsale.flow.watch import LOOK_SECONDS, Watch
 from flashsale.ports import Clock, Ledger, LedgerUnavailable
@@ -22,10 +24,18 @@ log = structlog.get_logger("flashsale.worker")
 class Worker:
     """An async context: the loops run inside it."""
 
-    def __init__(self, ledger: Ledger, settling: Settling, clock: Clock, watch: Watch | None = None) -> None:
-        """`watch`: of a ledger that other processes write too."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        settling: Settling,
+        clock: Clock,
+        watch: Watch | None = None,
+        publishing: Publishing | None = None,
+    ) -> None:
+        """`watch`: of a ledger that other processes write too. `publishing`: where there is a broker."""
         self._ledger = ledger
         self._watch = watch
+        self._publishing = publishing
         self._settling = settling
         self._clock = clock
         self._woken = asyncio.Event()
@@ -39,6 +49,10 @@ class Worker:
         if self._watch is not None:
             self._tasks.append(
                 asyncio.create_task(_every(LOOK_SECONDS, self._watch.look, asyncio.Event()), name="watch")
+            )
+        if self._publishing is not None:
+            self._tasks.append(
+                asyncio.create_task(_every(PUBLISH_SECONDS, self._publishing.publish, asyncio.Event()), name="publish")
             )
         return self
 

@@ -73,3 +73,16 @@ async def test_what_is_owed_is_resumed_as_soon_as_the_loops_run_and_when_somebod
 
 def test_lapsed_units_are_looked_for_five_times_a_second():
     assert expire.TICK_SECONDS <= 0.2
+
+
+async def test_where_there_is_a_broker_events_are_published_until_the_loops_end():
+    loops = Loops()
+    published = asyncio.Event()
+
+    class Publishing:
+        async def publish(self) -> int:
+            published.set()
+            return 0
+
+    async with asyncio.timeout(PATIENCE_SECONDS), Worker(loops, loops, HandClock(), publishing=Publishing()):
+        await published.wait()

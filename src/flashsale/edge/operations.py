@@ -1,8 +1,8 @@
 """Health, and the interface's own description: the OpenAPI document and the page that shows it.
 
 Not ready (503) means: send no requests here. That is so while the server drains and while the ledger does not
-answer. A payment provider that is away or a clock that was set wrong is told, but takes no server out of service:
-units can still be reserved, and all servers would go at once.
+answer. A payment provider or a broker that is away or a clock that was set wrong is told, but takes no server out of
+service: units can still be reserved, and all servers would go at once.
 """
 
 import asyncio
@@ -79,6 +79,8 @@ class Operations:
             "provider": Part(provider, needed=False),
             "clock": Part(self._engine.clock.alarm or OK, needed=False),
         }
+        if self._engine.publishing is not None:
+            parts["broker"] = Part(self._engine.publishing.trouble or OK, needed=False)
         status = _status(parts, well)
         shown = Health(status, __version__, timestamp(self._engine.clock.now_ms()), parts)
         return views.json(shown, 503 if status == "unavailable" else 200)
