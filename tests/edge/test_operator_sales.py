@@ -7,7 +7,7 @@ ROUTES = [
     ("POST", "sales"), ("GET", "sales"), ("GET", "sales/S1"), ("PUT", "sales/S1"), ("DELETE", "sales/S1"),
     ("POST", "sales/S1/start"), ("POST", "sales/S1/pause"), ("POST", "sales/S1/resume"), ("POST", "sales/S1/end"),
     ("POST", "sales/S1/products/PHONE/restock"), ("GET", "sales/S1/ledger"), ("GET", "sales/S1/journal"),
-    ("GET", "sales/S1/stats"), ("GET", "audit"),
+    ("GET", "sales/S1/stats"), ("GET", "audit"), ("GET", "events"),
 ]  # fmt: skip
 
 

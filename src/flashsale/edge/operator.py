@@ -7,14 +7,15 @@ from functools import partial
 from typing import Any
 
 from flashsale.core.catalogue import CreateSale, DeleteSale, EditSale, Restock, SaleChange, SwitchSale
-from flashsale.core.refusal import Refusal, Refused, not_found
+from flashsale.core.event import Topic
+from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.sale import Sale, Switch
-from flashsale.edge import schema, views
+from flashsale.edge import feed, schema, views
 from flashsale.edge.call import CURSOR_MAX, Ask, Audience, Call, Handler, Param, Refusing
 from flashsale.edge.sale_body import sale_draft
 from flashsale.edge.wire import ECHO_MAX, Answer, Header
 from flashsale.engine import Engine
-from flashsale.ports import AuditPage, FiguresOf, FindSales, JournalPage, LedgerCheck, StockOf
+from flashsale.ports import AuditPage, EventsAfter, FiguresOf, FindSales, JournalPage, LedgerCheck, StockOf
 
 ADMIN = "/api/v1/admin"
 ACTOR = "operator"
@@ -25,6 +26,7 @@ STALE = 0
 R = Refusal
 IF_MATCH = Param("If-Match", "The ETag that the change rests on; 412 when it is stale", {"type": "string"}, "header")
 AFTER = Param("after", "`next` of the page before", {"type": "integer", "minimum": 0, "maximum": CURSOR_MAX})
+TOPIC = Param("topic", "Events of this topic only", {"type": "string", "enum": list(Topic)})
 SKU = Param("skuId", "Movements of this product only", {"type": "string", "pattern": schema.NAME})
 
 
@@ -88,6 +90,11 @@ class Operator:
         page = await self._engine.find(AuditPage(after, views.PAGE))
         return views.json(views.audit(page))
 
+    async def events(self, ask: Ask) -> Answer:
+        after, topic = ask.number("after", 0, CURSOR_MAX), _topic(ask)
+        page = await self._engine.find(EventsAfter(after, views.PAGE, topic))
+        return views.json(feed.page(after, page, topic))
+
     async def _found(self, ask: Ask) -> Sale:
         """The sale of the path, from the ledger itself."""
         sale_id = ask.params["saleId"]
@@ -111,6 +118,15 @@ class Operator:
 
     def _now_ms(self) -> int:
         return self._engine.clock.now_ms()
+
+
+def _topic(ask: Ask) -> Topic | None:
+    named = ask.query.get("topic")
+    if named is None:
+        return None
+    if named not in set(Topic):
+        raise Refusing(invalid("topic", f"must be one of {', '.join(Topic)}"))
+    return Topic(named)
 
 
 def _etag(sale: Sale) -> Header:
@@ -147,6 +163,8 @@ def calls(engine: Engine) -> list[Call]:
         _call("GET", sale + "/journal", "Every movement of stock", operator.journal, {200: schema.Journal}, none,
               params=(SKU, AFTER)),
         _call("GET", sale + "/stats", "What a sale has come to", operator.stats, {200: schema.Stats}, none),
+        _call("GET", "/events", "The event feed, in commit order", operator.events, {200: feed.Feed},
+              params=(TOPIC, feed.AFTER)),
         _call("GET", "/audit", "Who did what, when", operator.audit, {200: schema.Audit}, params=(AFTER,)),
     ]  # fmt: skip
 
