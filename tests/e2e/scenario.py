@@ -119,16 +119,20 @@ class Scenario:
             await asyncio.sleep(0.5)
 
 
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @asynccontextmanager
 async def a_scenario(
-    directory: Path, rounds: int, ledger: str = "", workers: int = 1, seed: int = SEED
+    directory: Path, rounds: int, ledger: str = "", workers: int = 1, seed: int = SEED, broker: str = ""
 ) -> AsyncIterator[Scenario]:
     """Real servers, a sale for so many rounds, and the clients of both sides."""
     run, token = f"kill{secrets.token_hex(3)}", secrets.token_urlsafe(16)
     sale = SaleFacts(f"sale-{run}", f"PHONE-{run}", rounds * UNITS_A_ROUND, HOLD_SECONDS)
     async with (
         Sandbox(directory) as sandbox,
-        ShopServer(directory, token, sandbox.url, ledger, workers) as server,
+        ShopServer(directory, token, sandbox.url, ledger, workers, broker) as server,
     ):
         with (
             closing(HttpClient(server.url, 300)) as client,

@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 import uvloop
-from e2e.scenario import ROUNDS, SEED, UNITS_A_ROUND, Aftermath, Scenario, a_scenario
+from e2e.scenario import ROUNDS, SEED, UNITS_A_ROUND, Aftermath, Scenario, a_scenario, children
 from servers.postgres import PostgresServer
 
 from flashsale.backends.postgres.connect import migrate
@@ -77,10 +77,6 @@ class Blows:
     async def _server(self, scenario: Scenario) -> None:
         await scenario.server.kill()
         await scenario.server.start()
-
-
-def children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def hold(directory: Path, postgres: PostgresServer, seed: int) -> Aftermath:

@@ -145,6 +145,10 @@ class Operator:
         limit, hold = self.sale.per_user_limit, self.sale.hold_seconds
         return Evidence(histories, stock, consistent, reservations, orders, books, limit, hold)
 
+    async def ask(self, path: str) -> Answer:
+        """Whatever else an operator may read."""
+        return await self._insist(self._shop, "GET", path, self._token)
+
     async def _find(self, path: str, kind: type[T]) -> T | None:
         answer = await self._insist(self._shop, "GET", path)
         return None if answer.status == 404 else _expect(answer, kind)

@@ -120,13 +120,16 @@ class Sandbox(Process):
 class ShopServer(Process):
     """`flashsale serve` on a port of loopback and a data directory; its ledger is a file there, or the one named."""
 
-    def __init__(self, directory: Path, token: str, sandbox_url: str, ledger: str = "", workers: int = 1) -> None:
+    def __init__(
+        self, directory: Path, token: str, sandbox_url: str, ledger: str = "", workers: int = 1, broker: str = ""
+    ) -> None:
         self.data = directory / "data"
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "flashsale.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--data", str(self.data), "--workers", str(workers)]
         env = {"FLASHSALE_SANDBOX_URL": sandbox_url, "FLASHSALE_ADMIN_TOKEN": token, "FLASHSALE_LEDGER": ledger}
+        env["FLASHSALE_BROKER"] = broker
         super().__init__("the server", command, env, directory / "server.log")
 
     async def ready(self) -> bool:
