@@ -27,7 +27,7 @@ from flashsale.core.event import Published, Topic
 from flashsale.edge.feed import Feed
 from flashsale.rehearsal.demo import allow_many_files
 
-ROUNDS = int(os.environ.get("FLASHSALE_KILLS", "3"))
+ROUNDS = 3
 AWAY_SECONDS = 3.0
 ARRIVING_SECONDS = 30.0
 SECOND = len("2026-01-15T10:02:00")

@@ -50,22 +50,22 @@ class KafkaBroker:
             async with asyncio.timeout(ACKNOWLEDGED_SECONDS):
                 await line.send(messages)
         except (KafkaException, BufferError, TimeoutError) as error:
-            self._hang_up()
+            self._hang_up(line)
             raise BrokerUnavailable(line.trouble or str(error) or "no acknowledgement in time") from error
         except BaseException:
-            self._hang_up()
+            self._hang_up(line)
             raise
 
     async def close(self) -> None:
-        line = self._line
-        self._hang_up()
-        if line is not None:
-            await asyncio.to_thread(line.thread.join)
+        if self._line is not None:
+            thread = self._line.thread
+            self._hang_up(self._line)
+            await asyncio.to_thread(thread.join)
 
-    def _hang_up(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            line.hang_up()
+    def _hang_up(self, line: "_Line") -> None:
+        line.hang_up()
+        if self._line is line:
+            self._line = None
 
 
 class _Line:
