@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
-from contract.ledgers import Audience, HandClock, Shop, postgres, database_of, shop, together
+from contract.ledgers import Audience, HandClock, Shop, database_of, postgres, shop, together
 from core.shop import a_product, a_sale, an_attempt, refusal_of
 from servers.postgres import database_url
 

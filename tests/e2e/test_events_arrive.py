@@ -87,7 +87,7 @@ def now() -> str:
 
 async def hold(directory: Path, kafka: KafkaServer, name: str, ledger: str = "", workers: int = 1) -> Outcome:
     blows = Blows(kafka)
-    async with a_scenario(directory, ROUNDS, ledger, workers, f"kafka://{kafka.servers}") as scenario:
+    async with a_scenario(directory, ROUNDS, ledger, workers, broker=f"kafka://{kafka.servers}") as scenario:
         await scenario.run(getattr(blows, name))
         await blows.healed()
         happened = await feed(scenario)
