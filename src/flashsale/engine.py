@@ -260,7 +260,6 @@ async def _provider(settings: Settings, stack: AsyncExitStack) -> PaymentProvide
     else:
         sandbox = await stack.enter_async_context(KeptSandbox(Path(settings.data) / "sandbox.db"))
         provider = SandboxProvider(sandbox.url, settings.provider_seconds)
-        sandbox.on_move = provider.move_to
     stack.push_async_callback(provider.close)
     return provider
 

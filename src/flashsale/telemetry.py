@@ -39,6 +39,8 @@ EVENTS = {
     "workers serve": "all workers of `serve --workers` answer requests",
     "workers are replaced": "SIGHUP: each worker gets a successor and leaves",
     "workers were replaced": "all workers are new",
+    "workers were not replaced: the old ones stay": "a new worker did not come to serve, see its messages before",
+    "a worker does not come to serve": "it ended or took too long; tried again, less and less often",
     "a worker died and is started again": "`code` is its exit code; nothing that it acknowledged is lost",
     "a worker did not leave and is killed": "it had `drain_seconds` to answer what was in flight",
     "the store is broken": "the ledger's file failed; the process ends at once, a restart recovers",

@@ -13,14 +13,14 @@ from core.shop import a_product, a_sale, an_attempt, refusal_of
 from servers.postgres import database_url
 
 from flashsale.backends.postgres import session
-from flashsale.backends.postgres.connect import connect, require_current
+from flashsale.backends.postgres.connect import connect, migrate, require_current
 from flashsale.backends.postgres.ledger import PostgresLedger
 from flashsale.backends.postgres.session import Session
 from flashsale.core.catalogue import SwitchSale
 from flashsale.core.refusal import Refusal
 from flashsale.core.sale import Switch
 from flashsale.core.stock import Granted
-from flashsale.ports import LedgerUnavailable, SchemaUnknown
+from flashsale.ports import FindOrder, FindReservations, LedgerUnavailable, SchemaUnknown
 
 COMMIT = b"COMMIT\0"
 
@@ -260,7 +260,51 @@ async def test_a_batch_in_which_everybody_is_refused_takes_no_transaction_id(tmp
         await db.close()
 
 
+async def test_a_writer_whose_row_was_cleared_away_signs_in_again_before_it_commits(tmp_path):
+    """A row that the committing transaction itself made could not be waited for."""
+    async with behind_a_proxy(tmp_path) as (it, proxy):
+        await it.opens(a_sale(a_product(limit=5)))
+        db = await connect(await database_of(tmp_path))
+        await db.execute("DELETE FROM writer")
+        proxy.cut = "after"
+        await it.held()
+        assert await it.counters() == (9, 1, 0)
+        assert await db.fetchval("SELECT count(*) FROM writer") == 1
+        await db.close()
+
+
+async def test_an_id_that_no_row_can_have_is_not_found_and_costs_its_neighbours_nothing(tmp_path):
+    nobody = "res_\0"
+    async with shop(postgres, tmp_path) as it:
+        await it.opens()
+        (held,) = await it.held("ann")
+        asked = [it.ledger.find(FindReservations((nobody, held.reservation_id))), it.ledger.release(nobody, None)]
+        found, refused = await asyncio.gather(*asked)
+        assert [each.reservation_id for each in found] == [held.reservation_id]
+        assert refusal_of(refused) is Refusal.NOT_FOUND
+        assert await it.ledger.find(FindOrder(order_id=nobody)) is None
+        assert await it.ledger.find(FindOrder(reservation_id=nobody)) is None
+        assert refusal_of(await it.open_order(nobody)) is Refusal.NOT_FOUND
+
+
 # -- The schema.
+
+
+async def test_a_ledger_from_another_server_goes_on_above_what_is_there(tmp_path):
+    """Its transaction ids were higher than those that are given here."""
+    url = await database_of(tmp_path)
+    async with shop(postgres, tmp_path) as it:
+        await it.opens()
+        await it.held("ann")
+    db = await asyncpg.connect(url)
+    await db.execute("UPDATE journal SET seq = seq + (1::bigint << 50)")
+    await db.close()
+    with pytest.raises(SchemaUnknown, match="was restored"):
+        await PostgresLedger.open(url, HandClock(), Audience(), 16, 16)
+    assert await migrate(url) == []
+    async with shop(postgres, tmp_path) as it:
+        await it.held("bob")
+        assert [row.sku_seq for row in await it.journal()] == [1, 2, 3]
 
 
 async def test_a_database_without_a_ledger_is_refused_with_the_remedy(tmp_path):

@@ -17,6 +17,15 @@ BUSY = Refused(Refusal.UNAVAILABLE, "The ledger is busy: try again", {"retryAfte
 FULL = Refused(Refusal.UNAVAILABLE, "The ledger's disk is full: nothing was changed", {"retryAfterSeconds": 5})
 FAILED = Refused(Refusal.UNAVAILABLE, "The ledger could not take this: nothing was changed", {"retryAfterSeconds": 1})
 
+AWAY = Refused(
+    Refusal.UNAVAILABLE, "The ledger cannot be reached now: nothing was changed, try again", {"retryAfterSeconds": 1}
+)
+UNKNOWN = Refused(
+    Refusal.UNAVAILABLE,
+    "The ledger was lost during a commit; whether this was taken shows when it is back: repeat it with the same key",
+    {"retryAfterSeconds": 1},
+)
+
 log = structlog.get_logger("flashsale.ledger")
 
 

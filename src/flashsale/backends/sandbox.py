@@ -7,9 +7,8 @@ goes even when we are killed; whoever comes next opens the same books.
 
 import asyncio
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import structlog
@@ -42,12 +41,7 @@ class SandboxProvider:
     name: str = "sandbox"
 
     def __init__(self, url: str, call_seconds: float = CALL_SECONDS) -> None:
-        self._call_seconds = call_seconds
-        self.move_to(url)
-
-    def move_to(self, url: str) -> None:
-        """The provider listens elsewhere now. Calls under way end where they began."""
-        self._http = HttpClient(url, self._call_seconds, CONNECTIONS_MAX, IDLE_SECONDS)
+        self._http = HttpClient(url, call_seconds, CONNECTIONS_MAX, IDLE_SECONDS)
 
     async def authorise(self, transaction_id: str, amount_minor: int, currency: str, key: str) -> Transaction:
         return await self._call("/authorise", Authorise(transaction_id, amount_minor, currency, key))
@@ -117,15 +111,15 @@ class SandboxProcess:
             await self.process.wait()
 
 
-async def start_sandbox(books: Path, slow_seconds: float = 3.0) -> SandboxProcess:
-    """Run the provider on these books, on a free loopback port, until it is closed or we die.
+async def start_sandbox(books: Path, slow_seconds: float = 3.0, port: int = 0) -> SandboxProcess:
+    """Run the provider on these books, on a loopback port (0: a free one), until it is closed or we die.
 
     It has a session of its own, so that Ctrl-C in a terminal reaches only us and our last calls still
     find it.
     """
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "flashsale.backends.sandbox_server"),
-        *("--books", str(books), "--port", "0", "--slow-seconds", str(slow_seconds), "--exit-with-parent"),
+        *("--books", str(books), "--port", str(port), "--slow-seconds", str(slow_seconds), "--exit-with-parent"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,
@@ -140,12 +134,12 @@ async def start_sandbox(books: Path, slow_seconds: float = 3.0) -> SandboxProces
 
 
 class KeptSandbox:
-    """An async context in which a child provider runs, and is started again on the same books if it dies."""
+    """An async context in which a child provider runs, and is started again if it dies: on the same books, and on
+    the same port, because other processes may have been told of it."""
 
     def __init__(self, books: Path) -> None:
         self._books = books
         self.url = ""
-        self.on_move: Callable[[str], None] = lambda _: None
 
     async def __aenter__(self) -> "KeptSandbox":
         self._process = await start_sandbox(self._books)
@@ -164,11 +158,9 @@ class KeptSandbox:
             log.error("the sandbox provider died and is started again", code=self._process.process.returncode)
             await asyncio.sleep(RESTART_SECONDS)
             try:
-                self._process = await start_sandbox(self._books)
+                self._process = await start_sandbox(self._books, port=urlsplit(self.url).port or 0)
             except (SandboxNotStarted, OSError) as error:
                 log.error("the sandbox provider could not be started", why=str(error))
-                continue
-            self.on_move(self._process.url)
 
 
 async def _announced_url(process: asyncio.subprocess.Process) -> str:

@@ -2,8 +2,9 @@
 
 This process listens and accepts nothing: the socket is handed to each worker, and the kernel gives a connection to
 one that asks for it. So a worker can be replaced without a moment in which nobody listens. With SIGHUP all are
-replaced, one after the other: the new one serves before the old one is told to leave. A worker that dies is started
-again; if it keeps dying, there is something that a restart does not mend, and everything ends with its exit code.
+replaced, one after the other: the new one serves before the old one is told to leave, and if it does not come to serve
+the old ones stay. A worker that dies is started again, at first at once and then less and less often: the others may
+sit an outage out that a new one cannot be started in. Only if no worker has ever served, everything ends.
 
 Each worker holds one end of a socket pair. It says there that it serves, and when the other end closes, because this
 process is gone, it leaves too.
@@ -14,7 +15,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -27,18 +27,17 @@ READY = b"serving"
 READY_SECONDS = 20.0
 STOP_SECONDS = 5.0
 """How much longer than `drain_seconds` a worker may take to leave."""
-YOUNG_SECONDS = 5.0
-DEATHS_MAX = 5
-"""Of young workers in a row, before giving up."""
+PAUSE_SECONDS = (0.0, 0.1, 0.5, 2.0, 5.0)
+"""Before a worker is started again: for each start in a row that came to nothing; the last for all beyond."""
 
 log = structlog.get_logger("flashsale.workers")
 
 
 class WorkerFailed(Exception):
-    """Workers die as soon as they are started; carries the exit code of the last one."""
+    """The first workers ended before they served; carries the exit code of one."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"workers end with code {code} as soon as they are started")
+        super().__init__(f"workers end with code {code} before they serve")
         self.code = code
 
 
@@ -47,14 +46,16 @@ class ApiProcess:
 
     def __init__(self, process: asyncio.subprocess.Process, line: socket.socket) -> None:
         self.process = process
-        self.born = time.monotonic()
+        self.served = False
         self._line = line
 
-    async def serves(self) -> bool:
-        """Waits until it serves; False when it has ended instead."""
+    async def come_to_serve(self) -> bool:
+        """Waits until it serves; False when it has ended instead, or takes too long."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(READY_SECONDS):
-            return await loop.sock_recv(self._line, len(READY)) == READY
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(READY_SECONDS):
+                self.served = await loop.sock_recv(self._line, len(READY)) == READY
+        return self.served
 
     async def leave(self, seconds: float) -> None:
         if self.process.returncode is None:
@@ -79,8 +80,9 @@ class Workers:
         self._leave_seconds = settings.drain_seconds + STOP_SECONDS
         self._alive: set[ApiProcess] = set()
         self._leaving = False
-        self._deaths = 0
-        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failures = 0
+        """Starts in a row that came to nothing."""
+        self._replacing = asyncio.Lock()
         self._keepers: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -90,31 +92,48 @@ class Workers:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._keep(self._replace_all()))
         try:
-            await asyncio.gather(*(self._start() for _ in range(self._count)))
+            await self._first_ones()
             log.info("workers serve", workers=self._count)
-            self._failed.add_done_callback(lambda _: stop.set())
             await stop.wait()
         finally:
             self._leaving = True
+            self._listening.close()  # nobody is let in who would find nobody
             await asyncio.gather(*(each.leave(self._leave_seconds) for each in self._alive))
-        if self._failed.done():
-            self._failed.result()
 
-    async def _start(self) -> ApiProcess:
+    async def _first_ones(self) -> None:
+        started = [await self._spawn() for _ in range(self._count)]
+        await asyncio.gather(*(each.come_to_serve() for each in started))
+        for worker in started:
+            if not worker.served:
+                await worker.leave(STOP_SECONDS)
+                raise WorkerFailed(max(worker.process.returncode or 0, 1))
+            self._keep(self._mourn(worker))
+
+    async def _spawn(self) -> ApiProcess:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         numbers = (self._listening.fileno(), theirs.fileno())
-        process = await asyncio.create_subprocess_exec(
-            *self._command, "--socket", str(numbers[0]), "--parent", str(numbers[1]),
-            pass_fds=numbers, start_new_session=True,
-        )  # fmt: skip
-        theirs.close()
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, "--socket", str(numbers[0]), "--parent", str(numbers[1]),
+                pass_fds=numbers, start_new_session=True,
+            )  # fmt: skip
         worker = ApiProcess(process, ours)
         self._alive.add(worker)
-        self._keep(self._mourn(worker))
-        with suppress(TimeoutError, OSError):
-            await worker.serves()
         return worker
+
+    async def _start(self) -> bool:
+        """Another worker; False if it does not come to serve, and then it is gone again."""
+        worker = await self._spawn()
+        if await worker.come_to_serve():
+            self._failures = 0
+            self._keep(self._mourn(worker))
+            return True
+        self._failures += 1
+        self._alive.discard(worker)
+        await worker.leave(STOP_SECONDS)
+        log.error("a worker does not come to serve", code=worker.process.returncode)
+        return False
 
     async def _mourn(self, worker: ApiProcess) -> None:
         """Waits for a worker's end and starts another one in its place, unless it was told to leave."""
@@ -122,22 +141,27 @@ class Workers:
         if self._leaving or worker not in self._alive:
             return
         self._alive.discard(worker)
-        young = time.monotonic() - worker.born < YOUNG_SECONDS
-        self._deaths = self._deaths + 1 if young else 0
         log.error("a worker died and is started again", pid=worker.process.pid, code=code)
-        if self._deaths >= DEATHS_MAX:
-            self._failed.set_exception(WorkerFailed(code if code > 0 else 1))
-            return
-        await self._start()
+        while self._too_few():
+            await asyncio.sleep(PAUSE_SECONDS[min(self._failures, len(PAUSE_SECONDS) - 1)])
+            async with self._replacing:
+                if self._too_few():
+                    await self._start()
+
+    def _too_few(self) -> bool:
+        return not self._leaving and len(self._alive) < self._count
 
     async def _replace_all(self) -> None:
         """New settings and new code, without a request that fails."""
-        log.info("workers are replaced", workers=len(self._alive))
-        for old in list(self._alive):
-            await self._start()
-            self._alive.discard(old)
-            await old.leave(self._leave_seconds)
-        log.info("workers were replaced")
+        async with self._replacing:
+            log.info("workers are replaced", workers=len(self._alive))
+            for old in list(self._alive):
+                if self._leaving or not await self._start():
+                    log.error("workers were not replaced: the old ones stay")
+                    return
+                self._alive.discard(old)
+                await old.leave(self._leave_seconds)
+            log.info("workers were replaced")
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

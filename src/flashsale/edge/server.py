@@ -26,6 +26,8 @@ from flashsale.edge.hot_routes import HotRoutes, Shop
 from flashsale.settings import Settings
 
 BACKLOG = 4096
+SIGNALS = (*HANDLED_SIGNALS, signal.SIGHUP)
+"""What ends a server in good order; SIGHUP too, because a terminal that closes sends it."""
 SWITCH_SECONDS = 0.0005
 """How soon the event loop gets the interpreter back from the ledger's writer thread."""
 YOUNG_OBJECTS_MAX = 50_000
@@ -87,12 +89,12 @@ class HttpServer(uvicorn.Server):
             yield
             return
         loop = asyncio.get_running_loop()
-        for number in HANDLED_SIGNALS:
+        for number in SIGNALS:
             loop.add_signal_handler(number, self.handle_exit, number, None)
         try:
             yield
         finally:
-            for number in HANDLED_SIGNALS:
+            for number in SIGNALS:
                 loop.remove_signal_handler(number)
 
 

@@ -304,6 +304,8 @@ def parse_json(body: bytes, shape: type[T]) -> T | Refused:
     """Reads any other body, strictly: depth, types, duplicate keys; unknown fields as `shape` says."""
     if _too_deep(body):
         return invalid("body", f"is nested deeper than {DEPTH_MAX} levels")
+    if _NUL.search(body):
+        return invalid("body", "must not contain the character U+0000")
     try:
         read = msgspec.json.decode(body, type=shape)
     except ValueError as trouble:
@@ -311,6 +313,8 @@ def parse_json(body: bytes, shape: type[T]) -> T | Refused:
     return _duplicate(body) or read
 
 
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""The one character that not every ledger can keep, escaped; unescaped, JSON itself refuses it."""
 _BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 

@@ -28,6 +28,9 @@ class Reserving:
         if not 1 <= quantity <= QUANTITY_MAX:
             reply(invalid("quantity", f"must be 1 to {QUANTITY_MAX}"))
             return
+        if refused := _unspeakable(user_id, key):
+            reply(refused)
+            return
         ask = partial(self._reserve, user_id, sku_id, quantity, key, reply)
         if sku_id in self._offers.offers or self._watch is None or not self._watch.after_look(ask):
             ask()
@@ -45,7 +48,7 @@ class Reserving:
 
     def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Reply) -> None:
         """Several products of one sale: all of them or none."""
-        if refused := _malformed(items):
+        if refused := _malformed(items) or _unspeakable(user_id, key):
             reply(refused)
             return
         known = all(item.sku_id in self._offers.offers for item in items)
@@ -70,6 +73,15 @@ class Reserving:
         if len(sales) != 1:
             return invalid("items", "must be products of one sale")
         return sales.pop()
+
+
+def _unspeakable(user_id: str, key: str | None) -> Refused | None:
+    """Not every ledger can keep U+0000, and none needs to."""
+    if "\0" in user_id:
+        return invalid("userId", "must not contain the character U+0000")
+    if key is not None and "\0" in key:
+        return invalid("requestKey", "must not contain the character U+0000")
+    return None
 
 
 def _malformed(items: tuple[Item, ...]) -> Refused | None:

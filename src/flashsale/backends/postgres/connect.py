@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import asyncpg
 
-from flashsale.backends.queries import read_sql
+from flashsale.backends.queries import load_queries, read_sql
 from flashsale.ports import LedgerUnavailable, SchemaUnknown
 
 Connection = asyncpg.Connection
 
+SEQ = load_queries("postgres/seq.sql")
 CONNECT_SECONDS = 3.0
 COMMAND_SECONDS = 15.0
 MIGRATION_LOCK = 0x666C617368  # "flash": migrations exclude each other
@@ -39,7 +40,7 @@ BY_INDEX = {
     "enable_bitmapscan": "off",
     "plan_cache_mode": "force_generic_plan",
 }
-FREELY = {"statement_timeout": "60s"}
+FREELY = {"statement_timeout": "60s", "lock_timeout": "0"}
 
 LOST: tuple[type[Exception], ...] = (
     asyncpg.PostgresConnectionError,
@@ -112,6 +113,8 @@ async def migrate(url: str) -> list[str]:
             async with db.transaction():
                 await db.execute(read_sql("postgres/" + known[number]))
                 await db.execute("INSERT INTO flashsale_schema VALUES ($1)", number)
+        if await db.fetchval(SEQ["is_behind"]):
+            await db.execute(SEQ["catch_up"])
         return [known[number] for number in pending]
     finally:
         await db.close()
@@ -160,3 +163,5 @@ async def require_current(db: Connection) -> None:
         raise SchemaUnknown(
             f"the database {what}, this version of flashsale works with {max(migrations())}: run `flashsale migrate`"
         )
+    if await db.fetchval(SEQ["is_behind"]):
+        raise SchemaUnknown("the ledger was restored from another database server: run `flashsale migrate`")

@@ -7,6 +7,7 @@ import msgspec
 
 from flashsale.backends.postgres import rows
 from flashsale.backends.postgres.connect import Connection
+from flashsale.backends.postgres.moves import storable
 from flashsale.backends.queries import load_queries
 from flashsale.backends.told import told
 from flashsale.core.event import Told
@@ -37,7 +38,8 @@ PAGE_MAX = 1000
 
 
 async def _reservations(db: Connection, query: FindReservations) -> list[Reservation]:
-    return [rows.reservation(row) for row in await db.fetch(rows.SQL["reservations"], [*query.reservation_ids])]
+    wanted = [*storable(*query.reservation_ids)]
+    return [rows.reservation(row) for row in await db.fetch(rows.SQL["reservations"], wanted)]
 
 
 async def _active_reservations(db: Connection, query: FindActiveReservations) -> list[Reservation]:
@@ -47,9 +49,9 @@ async def _active_reservations(db: Connection, query: FindActiveReservations) ->
 
 async def _order(db: Connection, query: FindOrder) -> Order | None:
     order_id = query.order_id
-    if query.reservation_id is not None:
-        order_id = await db.fetchval(FIND["order_of_reservation"], query.reservation_id)
-    row = await db.fetchrow(rows.SQL["orders"], [order_id])
+    for reservation_id in storable(query.reservation_id):
+        order_id = await db.fetchval(FIND["order_of_reservation"], reservation_id)
+    row = await db.fetchrow(rows.SQL["orders"], [*storable(order_id)])
     return rows.order(row) if row else None
 
 

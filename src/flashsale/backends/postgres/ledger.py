@@ -31,9 +31,11 @@ from typing import Any, TypeVar
 import structlog
 
 from flashsale.backends.batch import (
+    AWAY,
     BUSY,
     FAILED,
     FULL,
+    UNKNOWN,
     Asked,
     Committed,
     Item,
@@ -108,7 +110,7 @@ class PostgresLedger:
         """Connects. Raises LedgerUnavailable, and SchemaUnknown when `flashsale migrate` has to run first."""
         ledger = cls(url, clock, observer, queue_max, batch_max)
         try:
-            db = await ledger._session.open(clock.now_ms())
+            db = await ledger._session.open()
             clock.hear(await db.fetchval(SQL["now"]))
             ledger._sales = await catalogue.known_sales(db, {})
         except BaseException:
@@ -221,9 +223,10 @@ class PostgresLedger:
         """What everybody in a failed batch is told. None: try parts of it."""
         self._next_expiry_ms = 0
         if isinstance(error, OutcomeUnknown | LedgerUnavailable):
+            if self._alarm is None:
+                log.error("the ledger cannot be reached", size=size, error=str(error))
             self._alarm = str(error)
-            log.error("the ledger cannot be reached", size=size, error=str(error))
-            return Refused(Refusal.UNAVAILABLE, str(error), {"retryAfterSeconds": 1})
+            return UNKNOWN if isinstance(error, OutcomeUnknown) else AWAY
         if isinstance(error, connect.FULL):
             self._alarm = FULL.message
             log.error("disk full: nothing was changed", attempts=size)
@@ -296,7 +299,7 @@ class PostgresLedger:
             self._next_expiry_ms = min(self._next_expiry_ms, reservation.expires_at_ms)
         if counted:
             await db.execute(SQL["refusals"], *rows.columns([(*key, times) for key, times in counted.items()]))
-        await self._session.mark(db, now_ms)
+        await self._session.mark(db)
 
     async def _altered(self, change: SaleChange) -> Committed:
         try:
@@ -321,7 +324,7 @@ class PostgresLedger:
         now_ms = self._clock.hear(await db.fetchval(SQL["now"]))
         altered = await catalogue.alter(db, change, now_ms)
         if altered.changed:
-            await self._session.mark(db, now_ms)
+            await self._session.mark(db)
         return altered
 
     # Reading.
@@ -345,7 +348,8 @@ class PostgresLedger:
             return await job.run(await self._connected(name))
         except Exception as error:
             self._doubt(name, error)
-            log.error("a question failed", exc_info=error)
+            if not isinstance(error, LedgerUnavailable):  # the writer says that, once
+                log.error("a question failed", exc_info=error)
             return FAILED
 
     async def _refused(self, attempts: list[Attempt]) -> list[Outcome | None]:
@@ -361,7 +365,8 @@ class PostgresLedger:
                 open_ends.add(Refusal.SOLD_OUT)
         except Exception as error:
             self._doubt("reader", error)
-            log.error("a read failed", size=len(attempts), exc_info=error)
+            if not isinstance(error, LedgerUnavailable):
+                log.error("a read failed", size=len(attempts), exc_info=error)
             return [FAILED] * len(attempts)
         return [certain(refuse_early(books, attempt, now_ms), open_ends) for attempt in attempts]
 

@@ -38,24 +38,29 @@ class Move(NamedTuple, Generic[T]):
     """Whether what has lapsed is to be released first."""
 
 
+def storable(*ids: str | None) -> set[str]:
+    """PostgreSQL keeps no U+0000 in a text: nothing has such an id, and it must not be asked for one."""
+    return {each for each in ids if each and "\0" not in each}
+
+
 def expire() -> Move[int]:
     return Move(Needs(), lambda desk: desk.released, after_lapsed=True)
 
 
 def release(reservation_id: str, user_id: str | None) -> Move[Reservation | Refused]:
-    needs = Needs(reservation_ids={reservation_id})
+    needs = Needs(reservation_ids=storable(reservation_id))
     return Move(needs, lambda desk: exits.release(desk.books, reservation_id, user_id, desk.now_ms))
 
 
 def open_order(checkout: Checkout) -> Move[Opened | Refused]:
     needs = Needs(
-        reservation_ids=set(checkout.reservation_ids), transactions={(checkout.provider, checkout.transaction_id)}
+        reservation_ids=storable(*checkout.reservation_ids), transactions={(checkout.provider, checkout.transaction_id)}
     )
     return Move(needs, lambda desk: find_or_open(desk.books, checkout, desk.now_ms, desk.new_id))
 
 
 def cancel_order(order_id: str, user_id: str | None, reason: str) -> Move[Order | Refused]:
-    needs = Needs(order_ids={order_id})
+    needs = Needs(order_ids=storable(order_id))
     return Move(
         needs,
         lambda desk: settlement.cancel_order(desk.books, order_id, user_id, reason, desk.now_ms, desk.new_id),
@@ -71,10 +76,7 @@ def settle(fact: PaymentFact | RefundFact | PutOff) -> Move[Opened | None]:
             needs = Needs(refund_ids={fact.refund_id})
             return Move(needs, lambda desk: _refunded(desk, fact))
         case PutOff():
-            needs = Needs(
-                payment_ids={fact.payment_id} if fact.payment_id else set(),
-                refund_ids={fact.refund_id} if fact.refund_id else set(),
-            )
+            needs = Needs(payment_ids=storable(fact.payment_id), refund_ids=storable(fact.refund_id))
             return Move(needs, lambda desk: _put_off(desk, fact))
 
 

@@ -33,6 +33,10 @@ WRITER_LIFE_MS = 7 * 24 * 3600 * 1000
 log = structlog.get_logger("flashsale.ledger")
 
 
+class MarkGone(Exception):
+    """The process's row of `writer` was deleted: it had not written for days."""
+
+
 class OutcomeUnknown(LedgerUnavailable):
     """The connection was lost during a commit, and the server could not be asked since."""
 
@@ -46,11 +50,11 @@ class Session:
         self._writer_id = secrets.token_hex(8)
         self._batch = 0
 
-    async def open(self, now_ms: int) -> Connection:
+    async def open(self) -> Connection:
         db = await self._connected()
         await require_current(db)
-        await db.execute(SQL["gone_writers"], now_ms - WRITER_LIFE_MS)
-        await db.execute(SQL["mark"], self._writer_id, 0, now_ms)
+        await db.execute(SQL["gone_writers"], WRITER_LIFE_MS)
+        await db.execute(SQL["new_writer"], self._writer_id)
         return db
 
     async def close(self) -> None:
@@ -59,10 +63,14 @@ class Session:
             with suppress(*FAILING):
                 await db.close(timeout=2)
 
-    async def mark(self, db: Connection, now_ms: int) -> None:
-        """To be called in each transaction that writes, after its last row."""
+    async def mark(self, db: Connection) -> None:
+        """To be called in each transaction that writes, after its last row.
+
+        The process's row has to be there before: a row that the same transaction makes cannot be waited for.
+        """
         self._batch += 1
-        await db.execute(SQL["mark"], self._writer_id, self._batch, now_ms)
+        if await db.fetchval(SQL["mark"], self._writer_id, self._batch) is None:
+            raise MarkGone
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Runs a transaction. Raises LedgerUnavailable (nothing was changed) and OutcomeUnknown."""
@@ -76,10 +84,16 @@ class Session:
                 committing = True
                 await db.execute("COMMIT" if self._batch > marked else "ROLLBACK")
                 return result
+            except MarkGone:
+                await self._roll_back()
+                await self._sign_in()
             except AGAIN:
                 await self._roll_back()
                 if attempt == TRIES - 1:
                     raise
+            except ValueError:  # what the driver cannot send is no trouble of the connection
+                await self._roll_back()
+                raise
             except LOST as error:
                 last = error
                 await self._abandon()
@@ -90,6 +104,10 @@ class Session:
                 raise
             await asyncio.sleep(0.002 * attempt)
         raise LedgerUnavailable(f"the ledger could not take this: {last}; nothing was changed") from last
+
+    async def _sign_in(self) -> None:
+        db = await self._connected()
+        await db.execute(SQL["new_writer"], self._writer_id)
 
     async def _connected(self) -> Connection:
         if self._db is None or self._db.is_closed():

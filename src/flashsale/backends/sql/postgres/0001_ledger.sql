@@ -3,9 +3,20 @@
 
 CREATE TABLE shard (
     shard_id      integer PRIMARY KEY CHECK (shard_id >= 0),
-    created_at_ms bigint NOT NULL
+    created_at_ms bigint NOT NULL,
+    seq_base      bigint NOT NULL
 );
-INSERT INTO shard VALUES (0, floor(extract(epoch FROM clock_timestamp()) * 1000));
+INSERT INTO shard VALUES (0, floor(extract(epoch FROM clock_timestamp()) * 1000), 0);
+
+-- What is numbered in the order of commits has as its number its transaction's id and its place in it, above the
+-- shard's base. The base is not 0 where a ledger was restored into a database whose transaction ids are lower than
+-- those it was written with (seq.sql).
+CREATE FUNCTION flashsale_seq() RETURNS bigint LANGUAGE sql AS
+    'SELECT seq_base + (pg_current_xact_id()::text::bigint << 20) FROM shard';
+
+-- Below this number nothing will be written any more: every transaction that could is over.
+CREATE FUNCTION flashsale_horizon() RETURNS bigint LANGUAGE sql AS
+    'SELECT seq_base + (pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20) FROM shard';
 
 -- The terms of a sale are read and written whole: one document (core/sale.py).
 CREATE TABLE sale (

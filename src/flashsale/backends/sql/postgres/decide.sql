@@ -129,7 +129,7 @@ INSERT INTO reservation (reservation_id, user_id, sale_id, sku_id, quantity, sta
     created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity, seq)
 SELECT n.reservation_id, n.user_id, n.sale_id, n.sku_id, n.quantity, n.status, n.unit_price_minor, n.currency,
        n.created_at_ms, n.expires_at_ms, n.request_kind, n.request_key, n.order_id, n.returned_quantity,
-       (pg_current_xact_id()::text::bigint << 20) + n.place
+       (SELECT flashsale_seq()) + n.place
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
     $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::bigint[]) WITH ORDINALITY
     AS n(reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency, created_at_ms,
@@ -145,7 +145,7 @@ RETURNING 1;
 -- name: journal
 INSERT INTO journal (seq, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
     reservation_id, actor, reason, at_ms)
-SELECT (pg_current_xact_id()::text::bigint << 20) + n.place, n.sale_id, n.sku_id, n.sku_seq, n.kind, n.quantity,
+SELECT (SELECT flashsale_seq()) + n.place, n.sale_id, n.sku_id, n.sku_seq, n.kind, n.quantity,
        n.total_after, n.held_after, n.sold_after, n.reservation_id, n.actor, n.reason, n.at_ms
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
     $9::text[], $10::text[], $11::text[], $12::bigint[]) WITH ORDINALITY
@@ -156,7 +156,7 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::
 
 -- name: outbox
 INSERT INTO outbox (seq, topic, type, subject, sequence, at_ms, body)
-SELECT (pg_current_xact_id()::text::bigint << 20) + $7::bigint + n.place, n.topic, n.type, n.subject, n.sequence, n.at_ms, n.body
+SELECT (SELECT flashsale_seq()) + $7::bigint + n.place, n.topic, n.type, n.subject, n.sequence, n.at_ms, n.body
 FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[]) WITH ORDINALITY
     AS n(topic, type, subject, sequence, at_ms, body, place);
 
@@ -196,11 +196,15 @@ ON CONFLICT (sale_id, code) DO UPDATE SET times = c.times + excluded.times;
 -- The writer's mark: committed with every batch.
 
 -- name: gone_writers
-DELETE FROM writer WHERE seen_at_ms < $1;
+DELETE FROM writer WHERE seen_at_ms < floor(extract(epoch FROM clock_timestamp()) * 1000) - $1::bigint;
+
+-- name: new_writer
+INSERT INTO writer (writer_id, batch, seen_at_ms)
+VALUES ($1, 0, floor(extract(epoch FROM clock_timestamp()) * 1000)) ON CONFLICT DO NOTHING;
 
 -- name: mark
-INSERT INTO writer (writer_id, batch, seen_at_ms) VALUES ($1, $2, $3)
-ON CONFLICT (writer_id) DO UPDATE SET batch = excluded.batch, seen_at_ms = excluded.seen_at_ms;
+UPDATE writer SET batch = $2, seen_at_ms = floor(extract(epoch FROM clock_timestamp()) * 1000)
+WHERE writer_id = $1 RETURNING 1;
 
 -- Waits for the transaction that has the row, if there still is one.
 

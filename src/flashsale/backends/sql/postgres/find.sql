@@ -21,7 +21,7 @@ SELECT seq, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, s
        reason, at_ms
 FROM journal
 WHERE sale_id = $1 AND ($2::text IS NULL OR sku_id = $2) AND seq > $3
-  AND seq < pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20
+  AND seq < (SELECT flashsale_horizon())
 ORDER BY seq LIMIT $4;
 
 -- Movements and order events in one shape (an order event has a topic), read by one statement: of both it sees the
@@ -33,7 +33,7 @@ ORDER BY seq LIMIT $4;
     SELECT seq, topic, type, subject, sequence, body::text, at_ms, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     FROM outbox
     WHERE seq > $1
-        AND seq < pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20
+        AND seq < (SELECT flashsale_horizon())
         AND ($2::text IS NULL OR $2::text = 'flashsale.orders')
     ORDER BY seq LIMIT $3
 )
@@ -43,7 +43,7 @@ UNION ALL
            actor, reason, at_ms
     FROM journal
     WHERE seq > $1
-        AND seq < pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20
+        AND seq < (SELECT flashsale_horizon())
         AND $2::text IS DISTINCT FROM 'flashsale.orders'
         AND (reservation_id IS NOT NULL OR $2::text IS DISTINCT FROM 'flashsale.reservations')
     ORDER BY seq LIMIT $3
