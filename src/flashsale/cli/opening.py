@@ -39,7 +39,7 @@ def opening_problems(settings: Settings) -> Iterator[None]:
         remedy = f"do that, or name another ledger than {name}"
         raise Problem(str(error), "Nothing has been changed.", remedy) from error
     except ExtraMissing as error:
-        raise Problem(str(error), "Nothing has been opened.", "install it, or name an sqlite:/// ledger") from error
+        raise Problem(str(error), "Nothing has been opened.", "install it, or leave that setting out") from error
     except LedgerBroken as error:
         raise Problem(*broken(settings, error)) from error
     except LedgerUnavailable as error:
