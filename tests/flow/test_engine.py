@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,19 +12,23 @@ from core.shop import a_draft, a_product, a_sale, refusal_of
 from structlog.testing import capture_logs
 
 import flashsale.engine
+from flashsale.backends import kafka
 from flashsale.backends.clock import SteadyClock
+from flashsale.backends.kafka import KafkaBroker
 from flashsale.core.catalogue import CreateSale
+from flashsale.core.event import published
 from flashsale.core.refusal import Refusal
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Granted, Item
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.wire import Answer
-from flashsale.engine import Engine
-from flashsale.ports import FindReservations, LedgerCheck, StockOf
+from flashsale.engine import Engine, ExtraMissing
+from flashsale.ports import EventsAfter, FindReservations, LedgerCheck, Message, StockOf
 from flashsale.settings import Settings
 
 NO_PROVIDER = "http://127.0.0.1:9"
 """Nothing here is paid for, so no sandbox is started."""
+NO_BROKER = "kafka://127.0.0.1:9"
 CROWD = 1_000
 HOUR_MS = 3_600_000
 
@@ -143,6 +147,39 @@ async def test_an_engine_that_is_opened_again_shows_and_sells_what_is_left(tmp_p
         assert (await engine.reserve("ann", "lamp", key="k")).reservations == mine.reservations
         assert isinstance(await engine.reserve("bob", "lamp"), Granted)
         assert refusal_of(await engine.reserve("cyd", "lamp")) is Refusal.SOLD_OUT
+
+
+# -- The broker.
+
+
+async def test_while_the_broker_is_away_the_engine_sells_and_ends_without_waiting_for_it(tmp_path, monkeypatch):
+    begun = asyncio.Event()
+
+    class Asked(KafkaBroker):
+        async def publish(self, messages: Sequence[Message]) -> None:
+            begun.set()
+            await super().publish(messages)
+
+    monkeypatch.setattr(kafka, "KafkaBroker", Asked)
+    settings = Settings(data=str(tmp_path), sandbox_url=NO_PROVIDER, broker=NO_BROKER)
+    with capture_logs():
+        async with Engine.open(settings) as engine:
+            await opens(engine, a_sale(starts_at_ms=engine.clock.now_ms()), 2)
+            await asyncio.wait_for(begun.wait(), 5)
+            assert isinstance(await engine.reserve("ann", "lamp"), Granted)
+            began = time.monotonic()
+    assert time.monotonic() - began < 5
+    async with an_engine(tmp_path) as engine:
+        told = [event.type for _, row in await engine.find(EventsAfter(0)) for event in published(row)]
+        assert told == ["stock.opened", "reservation.reserved", "stock.held"]
+
+
+async def test_a_broker_whose_driver_is_not_installed_is_refused_with_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(flashsale.engine, "installed_kafka", None)
+    settings = Settings(data=str(tmp_path), sandbox_url=NO_PROVIDER, broker=NO_BROKER)
+    with pytest.raises(ExtraMissing, match=r"pip install 'flashsale\[kafka\]'"):
+        async with Engine.open(settings):
+            pass
 
 
 # -- The window.

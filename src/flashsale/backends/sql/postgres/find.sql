@@ -25,8 +25,8 @@ WHERE sale_id = $1 AND ($2::text IS NULL OR sku_id = $2) AND seq > $3
 ORDER BY seq LIMIT $4;
 
 -- Movements and order events in one shape (an order event has a topic), read by one statement: of both it sees the
--- same moment. Both are kept back behind the
--- oldest transaction under way, as above. Each half stops at the limit by itself: a backlog is never sorted.
+-- same moment. Both are kept back behind the oldest transaction under way, as above. Each half stops at the limit by
+-- itself: a backlog is never sorted.
 
 -- name: events_page
 (
