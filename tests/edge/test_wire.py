@@ -161,6 +161,11 @@ BODIES = {
     "a key twice": (b'{"items":[{"skuId":"A"},{"skuId":"A","skuId":"B"}]}', "items[1].skuId", "is given twice"),
     "a key twice in a free object": (b'{"items":[],"more":{"a":[{"b":1,"b":2}]}}', "more.a[0].b", "is given twice"),
     "an empty key twice": (b'{"items":[],"more":{"":1,"":2}}', "more.", "is given twice"),
+    "a character that no ledger keeps": (
+        b'{"items":[{"skuId":"A\\u0000"}]}',
+        "body",
+        "must not contain the character U+0000",
+    ),
     "too deep": (nested(33), "body", "is nested deeper than 32 levels"),
     "far too deep": (b"[" * 1_000_000, "body", "is nested deeper than 32 levels"),
     "not UTF-8": (b'{"items":[{"skuId":"\xff"}]}', "body", "must be UTF-8"),
