@@ -31,9 +31,11 @@ class Reserving:
         if refused := _unspeakable(user_id, key):
             reply(refused)
             return
-        ask = partial(self._reserve, user_id, sku_id, quantity, key, reply)
-        if sku_id in self._offers.offers or self._watch is None or not self._watch.after_look(ask):
-            ask()
+        if self._watch is not None and sku_id not in self._offers.offers:
+            ask = partial(self._reserve, user_id, sku_id, quantity, key, reply)
+            if self._watch.after_look(ask):
+                return
+        self._reserve(user_id, sku_id, quantity, key, reply)
 
     def _reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None:
         offer = self._offers.offers.get(sku_id)
