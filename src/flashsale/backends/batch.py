@@ -1,9 +1,9 @@
 """What waits for a ledger, and how it is answered: the part of a group commit that knows no database."""
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -25,6 +25,8 @@ UNKNOWN = Refused(
     "The ledger was lost during a commit; whether this was taken shows when it is back: repeat it with the same key",
     {"retryAfterSeconds": 1},
 )
+
+T = TypeVar("T")
 
 log = structlog.get_logger("flashsale.ledger")
 
@@ -67,6 +69,15 @@ class Committed(NamedTuple):
     stock: dict[tuple[str, str], Stock]
     changed: dict[str, Sale | None]
     sales: dict[str, Sale]
+
+
+def take(urgent: deque[T], waiting: deque[T], most: int) -> list[T]:
+    """The next batch: what is urgent first."""
+    batch: list[T] = []
+    for queue in (urgent, waiting):
+        while queue and len(batch) < most:
+            batch.append(queue.popleft())
+    return batch
 
 
 class Undecided:

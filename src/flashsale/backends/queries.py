@@ -3,6 +3,7 @@
 import re
 from importlib.resources import files
 
+_MIGRATION = re.compile(r"(\d{4})_\w+\.sql$")
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -14,6 +15,13 @@ def load_queries(path: str) -> dict[str, str]:
 
 def read_sql(path: str) -> str:
     return files("flashsale.backends").joinpath("sql", path).read_text(encoding="utf-8")
+
+
+def migrations(folder: str) -> dict[int, str]:
+    """The migrations in a folder below `backends/sql/`: their numbers and file names, in order."""
+    names = (entry.name for entry in files("flashsale.backends").joinpath("sql", folder).iterdir())
+    found = ((_MIGRATION.match(name), name) for name in names)
+    return dict(sorted((int(match[1]), name) for match, name in found if match))
 
 
 def _without_comments(text: str) -> str:

@@ -53,6 +53,19 @@ class Restock(msgspec.Struct, frozen=True, rename="camel"):
 
 SaleChange = CreateSale | EditSale | SwitchSale | DeleteSale | Restock
 
+AUDITED: dict[type[SaleChange], str] = {
+    CreateSale: "sale.create",
+    EditSale: "sale.edit",
+    SwitchSale: "sale.switch",
+    DeleteSale: "sale.delete",
+    Restock: "stock.restock",
+}
+"""What the audit calls each."""
+
+
+def sale_id_of(change: SaleChange) -> str:
+    return change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
+
 
 class Shelf(msgspec.Struct):
     """The rows a change of a sale needs: all sales, and the stock and use of the one in question."""

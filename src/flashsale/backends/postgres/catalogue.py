@@ -10,27 +10,10 @@ import msgspec
 from flashsale.backends.postgres import rows
 from flashsale.backends.postgres.connect import Connection
 from flashsale.backends.postgres.rows import SQL
-from flashsale.core.catalogue import (
-    CreateSale,
-    DeleteSale,
-    EditSale,
-    Restock,
-    SaleChange,
-    Shelf,
-    SwitchSale,
-    change_sale,
-)
+from flashsale.core.catalogue import AUDITED, CreateSale, EditSale, SaleChange, Shelf, change_sale, sale_id_of
 from flashsale.core.journal import Stock
 from flashsale.core.refusal import Refused
 from flashsale.core.sale import Sale
-
-AUDITED: dict[type[SaleChange], str] = {
-    CreateSale: "sale.create",
-    EditSale: "sale.edit",
-    SwitchSale: "sale.switch",
-    DeleteSale: "sale.delete",
-    Restock: "stock.restock",
-}
 
 
 class Altered(msgspec.Struct, frozen=True):
@@ -60,7 +43,7 @@ def _version(sale: Sale | None) -> tuple[int, int] | None:
 
 async def alter(db: Connection, change: SaleChange, now_ms: int) -> Altered:
     """Decides and stores a change, under the catalogue's lock and those of the sale's products."""
-    sale_id = change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
+    sale_id = sale_id_of(change)
     before = [Stock(*row) for row in await db.fetch(SQL["stock_of_sale"], sale_id)]
     shelf = await _shelf(db, change, sale_id, before)
     changed = change_sale(shelf, change, now_ms)

@@ -5,14 +5,13 @@ rows by an index, but the planner, which last looked at a table when it was smal
 (measured elsewhere: 5,000 reservations a second instead of 25,000). The operators' long reads are planned freely.
 """
 
-import re
 import ssl
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import NamedTuple
 
 import asyncpg
 
+from flashsale.backends import queries
 from flashsale.backends.queries import load_queries, read_sql
 from flashsale.ports import LedgerUnavailable, SchemaUnknown
 
@@ -87,9 +86,7 @@ async def connect(url: str, settings: Mapping[str, str] = BY_INDEX) -> Connectio
 
 def migrations() -> dict[int, str]:
     """Every migration's number and file name."""
-    names = (entry.name for entry in files("flashsale.backends").joinpath("sql", "postgres").iterdir())
-    found = ((re.match(r"(\d{4})_\w+\.sql$", name), name) for name in names)
-    return dict(sorted((int(match[1]), name) for match, name in found if match))
+    return queries.migrations("postgres")
 
 
 async def schema_version(db: Connection) -> int:

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from flashsale.backends.batch import take
+
 T = TypeVar("T")
 
 
@@ -49,17 +51,10 @@ class Lane(Generic[T]):
     async def _run(self) -> None:
         while True:
             if self._waiting or self._urgent:
-                await self._work(self._take())
+                await self._work(take(self._urgent, self._waiting, self._batch_max))
             elif self._closing:
                 return
             else:
                 self._bell.clear()
                 await self._bell.wait()
                 await asyncio.sleep(0)  # all requests that were read in one turn of the loop are in one batch
-
-    def _take(self) -> list[T]:
-        batch: list[T] = []
-        for queue in (self._urgent, self._waiting):
-            while queue and len(batch) < self._batch_max:
-                batch.append(queue.popleft())
-        return batch

@@ -55,7 +55,7 @@ from flashsale.backends.postgres.rows import SQL, Needs
 from flashsale.backends.postgres.session import OutcomeUnknown, Session
 from flashsale.core import exits, stock
 from flashsale.core.books import Books, Line
-from flashsale.core.catalogue import CreateSale, EditSale, SaleChange
+from flashsale.core.catalogue import CreateSale, EditSale, SaleChange, sale_id_of
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refusal, Refused
@@ -315,7 +315,7 @@ class PostgresLedger:
         return Committed([altered.outcome], altered.stock, {altered.sale_id: sale}, sales)
 
     async def _alter(self, change: SaleChange, db: connect.Connection) -> catalogue.Altered:
-        sale_id = change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
+        sale_id = sale_id_of(change)
         await db.execute(SQL["lock_catalogue"])
         skus = {row["sku_id"] for row in await db.fetch(SQL["stock_of_sale"], sale_id)}
         if isinstance(change, CreateSale | EditSale):

@@ -7,13 +7,12 @@ having written), so the process has to end and recover from the disk.
 
 import fcntl
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from pathlib import Path
 
+from flashsale.backends import queries
 from flashsale.backends.queries import read_sql
 from flashsale.ports import LedgerBroken, LedgerInUse, SchemaUnknown
 
@@ -82,9 +81,7 @@ def connect(path: Path, *, writes: bool) -> sqlite3.Connection:
 
 def migrations() -> dict[int, str]:
     """Every migration's number and file name."""
-    names = (entry.name for entry in files("flashsale.backends").joinpath("sql", "sqlite").iterdir())
-    found = ((re.match(r"(\d{4})_\w+\.sql$", name), name) for name in names)
-    return dict(sorted((int(match[1]), name) for match, name in found if match))
+    return queries.migrations("sqlite")
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+from flashsale.backends.batch import take
+
 T = TypeVar("T")
 Deliver = Callable[[], None]
 
@@ -87,14 +89,7 @@ class Group(Generic[T]):
             while not self._bell.empty():  # rings for what is being taken now
                 going = self._bell.get() and going
             try:
-                self._loop.call_soon_threadsafe(self._work(self._take()))
+                self._loop.call_soon_threadsafe(self._work(take(self._urgent, self._waiting, self._batch_max)))
             except Exception as error:
                 self._on_death(error)  # those who wait would wait for ever
                 raise
-
-    def _take(self) -> list[T]:
-        batch: list[T] = []
-        for queue in (self._urgent, self._waiting):
-            while queue and len(batch) < self._batch_max:
-                batch.append(queue.popleft())
-        return batch

@@ -15,16 +15,7 @@ from flashsale.backends.sqlite.by_user import ByUser, place
 from flashsale.backends.sqlite.rows import SQL, array
 from flashsale.core import exits, settlement, stock
 from flashsale.core.books import Books
-from flashsale.core.catalogue import (
-    CreateSale,
-    DeleteSale,
-    EditSale,
-    Restock,
-    SaleChange,
-    Shelf,
-    SwitchSale,
-    change_sale,
-)
+from flashsale.core.catalogue import AUDITED, CreateSale, EditSale, SaleChange, Shelf, change_sale, sale_id_of
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.checkout import open_order as find_or_open
 from flashsale.core.journal import Stock
@@ -195,7 +186,7 @@ def cancel_order(desk: Desk, order_id: str, user_id: str | None, reason: str) ->
 
 def alter_sale(desk: Desk, change: SaleChange) -> Sale | Refused | None:
     now_ms = desk.clock.now_ms()
-    sale_id = change.draft.sale.sale_id if isinstance(change, CreateSale | EditSale) else change.sale_id
+    sale_id = sale_id_of(change)
     stock_rows = {row[1]: Stock(*row) for row in desk.db.execute(SQL["stock_of_sale"], (sale_id,))}
     (has_orders,) = desk.db.execute(SQL["has_orders"], (sale_id,)).fetchone()
     (was_reserved,) = desk.db.execute(SQL["was_reserved"], (sale_id,)).fetchone()
@@ -242,15 +233,6 @@ def _put_stock(desk: Desk, sale_id: str, sale: Sale | None, stock_rows: dict[str
         desk.db.execute(SQL["opened_stock"], (sale_id, sku_id))
         desk.db.execute(SQL["changed_stock"], (sale_id, sku_id, row.total, row.held, row.sold, row.sku_seq))
         desk.stock[sale_id, sku_id] = row
-
-
-AUDITED: dict[type[SaleChange], str] = {
-    CreateSale: "sale.create",
-    EditSale: "sale.edit",
-    SwitchSale: "sale.switch",
-    DeleteSale: "sale.delete",
-    Restock: "stock.restock",
-}
 
 
 def _audit(desk: Desk, change: SaleChange, sale_id: str, now_ms: int) -> None:
