@@ -1,4 +1,4 @@
-"""Composition: settings, then backends, then flows; and the engine as a library.
+"""The engine as a library, put together from its settings (`composition.py`).
 
     async with Engine.open(load()) as engine:
         outcome = await engine.reserve("user-1", "IPHONE15-256GB")
@@ -8,66 +8,49 @@ Works without HTTP; `edge/` is a translation of these methods. Refusals are valu
 """
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
 
-from flashsale.backends.clock import HeardClock, SteadyClock
-from flashsale.backends.sandbox import KeptSandbox, SandboxProvider
-from flashsale.backends.sqlite.ledger import SqliteLedger
-from flashsale.backends.sqlite.outbox import SqliteOutbox
+from flashsale import composition
+from flashsale.composition import Database, Fatal, Line, Turns
 from flashsale.core.catalogue import SaleChange
+from flashsale.core.exits import illegal
+from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
-from flashsale.core.refusal import Refused, not_found
+from flashsale.core.pending import is_genuine
+from flashsale.core.questions import FindActiveReservations, FindOrder, FindOrders, FindReservations, Query
+from flashsale.core.refusal import Refusal, Refused, not_found
+from flashsale.core.request import Item, Unreadable, decode
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
-from flashsale.core.stock import Item
-from flashsale.flow.publish import Publishing
+from flashsale.core.stock import Decided
+from flashsale.counts import Counts
+from flashsale.flow import consume, expire, prune, publish, settle, waiting
+from flashsale.flow.consume import Consuming
+from flashsale.flow.expire import Sweeping
+from flashsale.flow.lease import Lease
+from flashsale.flow.prune import Pruning
+from flashsale.flow.queueing import Queueing
+from flashsale.flow.relays import Relays
 from flashsale.flow.reserve import Reserving
-from flashsale.flow.settle import Settling
+from flashsale.flow.settle import Resuming, Settling
 from flashsale.flow.storefront import Storefront
-from flashsale.flow.watch import SEEN_SECONDS, Watch, look_around
+from flashsale.flow.waiting import Waiting
+from flashsale.flow.watch import LOOK_SECONDS, SEEN_SECONDS, Watch, look_around
 from flashsale.ports import (
+    Answer,
     Clock,
-    FindActiveReservations,
-    FindOrder,
-    FindOrders,
-    FindReservations,
-    Ledger,
-    LedgerUnavailable,
-    Outbox,
-    Outcome,
+    Gate,
     PaymentProvider,
-    Query,
-    Reply,
+    WholeLedger,
 )
 from flashsale.settings import Settings
-from flashsale.worker import Worker
-
-try:
-    from flashsale.backends import postgres as installed
-except ModuleNotFoundError as missing:
-    if missing.name != "asyncpg":
-        raise
-    installed = None  # type: ignore[assignment]  # the extra is not installed
-
-try:
-    from flashsale.backends import kafka as installed_kafka
-except ModuleNotFoundError as missing:
-    if missing.name != "confluent_kafka":
-        raise
-    installed_kafka = None  # type: ignore[assignment]  # the extra is not installed
-
+from flashsale.worker import CLOCK_SECONDS, ClockWatch, Loop, Worker, last_sweep
 
 T = TypeVar("T")
-Fatal = Callable[[Exception], None]
-
-
-class ExtraMissing(Exception):
-    """The settings name a backend whose driver is not installed; the message says how to install it."""
+Told = Callable[[Answer], None]
 
 
 class Engine:
@@ -76,22 +59,39 @@ class Engine:
     def __init__(
         self,
         settings: Settings,
-        ledger: Ledger,
+        ledger: WholeLedger,
         provider: PaymentProvider,
         clock: Clock,
         storefront: Storefront,
-        publishing: Publishing | None = None,
+        turns: Turns,
+        gate: Gate,
+        line: Line,
+        databases: Sequence[Database],
+        publishing: Relays | None = None,
+        shards_away: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
         self.settings = settings
+        self.gate = gate
         self.clock = clock
         self.ledger = ledger
         self.storefront = storefront
         self.provider = provider
-        self._watch = Watch(ledger, storefront) if settings.postgres_url else None
-        self._reserving = Reserving(ledger, storefront, clock, self._watch)
+        self._watch = Watch(ledger, storefront, clock) if settings.postgres_url else None
+        self.waiting = Waiting(ledger)
+        queueing = Queueing(ledger, line.queue, line.permits, storefront, clock, os.urandom)
+        self._reserving = Reserving(ledger, storefront, clock, queueing, self._watch)
+        self._consuming = Consuming(ledger, line.sources, line.permits, storefront, self.waiting, clock)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
+        self._resuming = Resuming(self._settling, turns.resume)
         self.publishing = publishing
-        self.worker = Worker(ledger, self._settling, clock, self._watch, publishing)
+        self.shards_away = shards_away
+        """Of each of the ledger's databases that is away while others are there, why."""
+        self.queue_ends = line.ends
+        """Of the queue at a broker, if there is one."""
+        self.leases: tuple[Lease, ...] = ()
+        """What this process may hold."""
+        self.counts = Counts()
+        self.worker = Worker([*self._loops(turns, databases)])
 
     @classmethod
     @asynccontextmanager
@@ -102,30 +102,62 @@ class Engine:
         SchemaUnknown.
         """
         async with AsyncExitStack() as stack:
-            clock: Clock = HeardClock() if settings.postgres_url else SteadyClock()
+            clock = composition.clock_of(settings)
             storefront = Storefront(clock)
-            ledger, outbox = await _ledger(settings, clock, storefront, on_fatal)
-            stack.push_async_callback(ledger.close)
+            store = await composition.open_store(settings, clock, storefront, on_fatal, stack)
+            ledger, databases = store.ledger, store.databases
             await look_around(ledger, storefront)
-            provider = await _provider(settings, stack)
-            publishing = _publishing(settings, ledger, outbox, clock, stack)
-            engine = cls(settings, ledger, provider, clock, storefront, publishing)
+            gate = await composition.open_gate(settings, clock)
+            stack.push_async_callback(gate.close)
+            provider = await composition.open_provider(settings, stack)
+            owned = composition.Owned(databases, clock, stack)
+            publishing = composition.publishing_of(settings, databases, owned, stack)
+            line = composition.line_of(settings, store, storefront, gate, owned, stack)
+            turns = composition.turns_of(settings, owned)
+            away = store.away
+            engine = cls(settings, ledger, provider, clock, storefront, turns, gate, line, databases, publishing, away)
+            engine.leases = tuple(owned.taken)
+            stack.push_async_callback(last_sweep, ledger)
             await stack.enter_async_context(engine.worker)
             yield engine
 
-    def reserve_soon(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None:
+    def _loops(self, turns: Turns, databases: Sequence[Database]) -> Iterator[Loop]:
+        """What this process does beside the requests."""
+        sweeping = Sweeping(self.ledger, turns.sweep, self.clock)
+        keeping = composition.keeping_of(self.settings)
+        yield Loop("clock", CLOCK_SECONDS, ClockWatch(self.clock).look)
+        yield Loop(expire.LEASE, expire.TICK_SECONDS, sweeping.sweep)
+        for number, database in enumerate(databases):
+            pruning = Pruning(database.source, database.history, turns.sweep, self.clock, keeping)
+            yield Loop(f"prune {number}", prune.TICK_SECONDS, pruning.prune)
+        yield Loop(settle.LEASE, settle.TICK_SECONDS, self._resuming.resume)
+        if self._watch is not None:
+            yield Loop("watch", LOOK_SECONDS, self._watch.look)
+        yield Loop("waiting", waiting.LOOK_SECONDS, self.waiting.look)
+        if self.settings.runs("consume"):
+            yield Loop(consume.LEASE, consume.TICK_SECONDS, self._consuming.run)
+            yield Loop("synchronise", consume.SYNCHRONISE_SECONDS, self._consuming.synchronise)
+        if self.publishing is not None:
+            yield Loop("publish", publish.TICK_SECONDS, self.publishing.publish)
+
+    @property
+    def secret(self) -> bytes:
+        """What the ids of queued reservations are sealed with."""
+        return self.ledger.secret
+
+    def reserve_soon(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
         """The hot path: `reply` gets the outcome on the event loop, once it is durable. No task, no future."""
         self._reserving.reserve(user_id, sku_id, quantity, key, reply)
 
-    async def reserve(self, user_id: str, sku_id: str, quantity: int = 1, key: str | None = None) -> Outcome:
+    async def reserve(self, user_id: str, sku_id: str, quantity: int = 1, key: str | None = None) -> Answer:
         """Holds units for a user. With a key it can be repeated: the same key gets the same reservation."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._reserving.reserve(user_id, sku_id, quantity, key, _into(future))
         return await future
 
-    async def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None = None) -> Outcome:
+    async def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None = None) -> Answer:
         """Holds several products of one sale: all of them or none."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._reserving.reserve_cart(user_id, items, key, _into(future))
         return await future
 
@@ -140,8 +172,15 @@ class Engine:
         return await self.ledger.find(FindActiveReservations(user_id, self.clock.now_ms()))
 
     async def release(self, reservation_id: str, user_id: str | None = None) -> Reservation | Refused:
-        """Gives the units of an unpaid reservation back."""
-        return await self.ledger.release(reservation_id, user_id)
+        """Gives the units of an unpaid reservation back, or a queued one up."""
+        released = await self.ledger.release(reservation_id, user_id)
+        if isinstance(released, Reservation) or not self._is_pending(released, reservation_id, user_id):
+            return released
+        return await self.ledger.withdraw(reservation_id, user_id)
+
+    def _is_pending(self, refused: Refused, reservation_id: str, user_id: str | None) -> bool:
+        unknown = refused.refusal is Refusal.NOT_FOUND
+        return unknown and is_genuine(self.secret, reservation_id, user_id)
 
     async def checkout(
         self,
@@ -171,7 +210,8 @@ class Engine:
     async def cancel_order(self, order_id: str, user_id: str | None = None, reason: str = "") -> Order | Refused:
         """Cancels an unpaid order; starts the refund of a paid one. The units are on sale again at once."""
         order = await self.ledger.cancel_order(order_id, user_id, reason)
-        self.worker.wake()
+        self._resuming.wake()
+        self.worker.wake(settle.LEASE)
         return order
 
     async def change_sale(self, change: SaleChange) -> Sale | Refused | None:
@@ -184,32 +224,23 @@ class Engine:
             await asyncio.sleep(SEEN_SECONDS)
         return changed
 
+    async def redrive(self, letter: DeadLetter, actor: str) -> Decided | Refused:
+        """Has a dead letter decided anew, under its sale's rules of this moment; repeated: the same reservations."""
+        try:
+            request = decode(letter.message)
+        except Unreadable as fault:
+            return illegal("deadLetterId", letter.letter_id, f"cannot be read: {fault}")
+        return await self.ledger.redrive(letter.letter_id, request, actor)
+
     async def find(self, query: Query[T]) -> T:
         """Any question of `ports` to the ledger."""
         return await self.ledger.find(query)
 
 
-def _postgres() -> ModuleType:
-    if installed is None:
-        raise ExtraMissing("a ledger on PostgreSQL needs asyncpg: pip install 'flashsale[postgres]'")
-    return installed
-
-
-async def migrate_postgres(url: str) -> list[str]:
-    """Brings the schema of a ledger on PostgreSQL up to this version; the names of what was applied."""
-    applied: list[str] = await _postgres().migrate(url)
-    return applied
-
-
-async def postgres_facts(url: str) -> Any:
-    """What `flashsale doctor` wants to know of the server: `backends.postgres.connect.Facts`."""
-    return await _postgres().facts(url)
-
-
-def _into(future: asyncio.Future[Outcome]) -> Reply:
+def _into(future: asyncio.Future[Answer]) -> Told:
     """A reply into a future; an outcome that nobody waits for any more is dropped (it is in the ledger)."""
 
-    def reply(outcome: Outcome) -> None:
+    def reply(outcome: Answer) -> None:
         if not future.done():
             future.set_result(outcome)
 
@@ -220,60 +251,3 @@ def _owned(order: Order | None, field: str, name: str, user_id: str | None) -> O
     if order is None or user_id not in (None, order.user_id):
         return not_found(field, name)
     return order
-
-
-async def _ledger(
-    settings: Settings, clock: Clock, storefront: Storefront, on_fatal: Fatal | None
-) -> tuple[Ledger, Outbox]:
-    queue_max, batch_max = settings.queue_max, settings.batch_max
-    if settings.postgres_url is None:
-        ledger = await SqliteLedger.open(settings.ledger_path, clock, storefront, queue_max, batch_max, on_fatal)
-        return ledger, SqliteOutbox(ledger.move)
-    postgres = _postgres()
-    opened: Ledger = await postgres.PostgresLedger.open(settings.postgres_url, clock, storefront, queue_max, batch_max)
-    return opened, postgres.PostgresOutbox(settings.postgres_url, clock)
-
-
-def _publishing(
-    settings: Settings, ledger: Ledger, outbox: Outbox, clock: Clock, stack: AsyncExitStack
-) -> Publishing | None:
-    if settings.kafka_servers is None:
-        return None
-    if installed_kafka is None:
-        raise ExtraMissing("a broker needs confluent-kafka: pip install 'flashsale[kafka]'")
-    broker = installed_kafka.KafkaBroker(settings.kafka_servers)
-    publishing = Publishing(ledger, outbox, broker, clock, secrets.token_hex(8))
-    stack.push_async_callback(outbox.close)
-    stack.push_async_callback(_leave, publishing)
-    stack.push_async_callback(broker.close)
-    return publishing
-
-
-async def _leave(publishing: Publishing) -> None:
-    with suppress(LedgerUnavailable):  # the lease runs out by itself
-        await publishing.close()
-
-
-async def _provider(settings: Settings, stack: AsyncExitStack) -> PaymentProvider:
-    if settings.sandbox_url:
-        provider = SandboxProvider(settings.sandbox_url, settings.provider_seconds)
-    else:
-        sandbox = await stack.enter_async_context(KeptSandbox(Path(settings.data) / "sandbox.db"))
-        provider = SandboxProvider(sandbox.url, settings.provider_seconds)
-    stack.push_async_callback(provider.close)
-    return provider
-
-
-def admin_token(settings: Settings) -> tuple[str, Path | None]:
-    """The operators' token, and where it is kept when nobody has configured one (mode 0600, made once)."""
-    if settings.admin_token:
-        return settings.admin_token, None
-    place = Path(settings.data) / "admin-token"
-    if not place.exists() or not place.read_text().strip():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = place.with_name(place.name + ".new")
-        fresh.unlink(missing_ok=True)
-        fresh.touch(mode=0o600)
-        fresh.write_text(secrets.token_urlsafe(32))
-        fresh.replace(place)  # whole or not at all
-    return place.read_text().strip(), place

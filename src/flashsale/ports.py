@@ -4,24 +4,37 @@ Each port has one contract suite in `tests/contract/`, run on every backend that
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from flashsale.core.books import Line
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.checkout import Checkout, Opened
-from flashsale.core.event import Told, Topic
-from flashsale.core.journal import Movement, Stock
+from flashsale.core.journal import Stock
+from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
-from flashsale.core.payment import Due, Payment, Refund, Transaction
-from flashsale.core.refusal import Refused
+from flashsale.core.payment import Due, Transaction
+from flashsale.core.permits import Permit, Synchronised, Wish
+from flashsale.core.questions import Query
+from flashsale.core.rate_limit import Allowance, Draft
+from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.request import Request
 from flashsale.core.reservation import Reservation
+from flashsale.core.retention import Reach
 from flashsale.core.sale import Sale
-from flashsale.core.stock import Attempt, Granted
+from flashsale.core.stock import Attempt, Decided, Granted, Pending
 
-Outcome = Granted | Refused
+Outcome = Granted | Refused | Decided
+"""`Decided` of queued attempts; of these a refusal says why they are not decided yet: PAUSED, or UNAVAILABLE."""
+Answer = Outcome | Pending
+"""What a buyer can be told: `Pending` while his request waits."""
 Reply = Callable[[Outcome], None]
 """Takes the outcome of an attempt, on the event loop's thread, once it is durable."""
+
+FAILED = Refused(Refusal.UNAVAILABLE, "The ledger could not take this: nothing was changed", {"retryAfterSeconds": 1})
+"""What the ledger says of an attempt, or of a job, that failed alone: of all that was in its batch only it is at fault,
+or something is wrong that the ledger knows no name for."""
 
 T = TypeVar("T")
 
@@ -57,117 +70,12 @@ class Clock(Protocol):
         """What time it is, now that the ledger's store says it is `told_ms`."""
 
     @property
+    def drift_ms(self) -> int:
+        """How far the clock that it follows was ahead when it was last looked at."""
+
+    @property
     def alarm(self) -> str | None:
         """What is wrong with the clock, in words for the operator; None while nothing is."""
-
-
-class Query(msgspec.Struct, Generic[T], frozen=True):
-    """A question to the ledger; `T` is the type of its answer."""
-
-
-class FindReservations(Query[list[Reservation]], frozen=True):
-    """Those of the ids that exist, in no particular order."""
-
-    reservation_ids: tuple[str, ...]
-
-
-class FindActiveReservations(Query[list[Reservation]], frozen=True):
-    """What a user holds at `now_ms`, newest first, at most 200."""
-
-    user_id: str
-    now_ms: int
-
-
-class FindOrder(Query[Order | None], frozen=True):
-    """An order by its own id or by that of one of its reservations."""
-
-    order_id: str | None = None
-    reservation_id: str | None = None
-
-
-class FindOrders(Query[list[Order]], frozen=True):
-    """A user's orders, newest first, at most 200."""
-
-    user_id: str
-
-
-class FindSales(Query[list[Sale]], frozen=True):
-    """All sales with their terms, oldest first."""
-
-
-class StockOf(Query[list[Stock]], frozen=True):
-    """The counters of a sale (all sales: None), read from the ledger itself, in the order of the SKU."""
-
-    sale_id: str | None = None
-
-
-class LedgerCheck(Query[list[str]], frozen=True):
-    """Proves the counters of a sale against the rows they count; one sentence for each discrepancy."""
-
-    sale_id: str
-
-
-class JournalPage(Query[list[tuple[int, Movement]]], frozen=True):
-    """Stock movements of a sale after a cursor, oldest first, with their cursors."""
-
-    sale_id: str
-    sku_id: str | None = None
-    after: int = 0
-    limit: int = 200
-
-
-class EventsAfter(Query[list[tuple[int, Told]]], frozen=True):
-    """What the world is told of all sales, in commit order, with its cursors. A page is never overtaken: whatever is
-    committed later comes after it. With a topic, only the rows that it tells of."""
-
-    after: int
-    limit: int = 200
-    topic: Topic | None = None
-
-
-class AuditEntry(msgspec.Struct, frozen=True, array_like=True):
-    """Who did what, when."""
-
-    seq: int
-    at_ms: int
-    actor: str
-    action: str
-    subject: str
-    details: dict[str, Any]
-
-
-class AuditPage(Query[list[AuditEntry]], frozen=True):
-    after: int = 0
-    limit: int = 200
-
-
-class SaleFigures(msgspec.Struct, frozen=True, array_like=True):
-    """What a sale has come to, counted from its rows."""
-
-    reservations: int
-    unique_users: int
-    orders: int
-    orders_paid: int
-    orders_failed: int
-    revenue_minor: int
-    peak_orders_per_second: int
-    refusals: dict[str, int]
-
-
-class FiguresOf(Query[SaleFigures], frozen=True):
-    sale_id: str
-
-
-class Work(msgspec.Struct, frozen=True):
-    """Steps owed to providers that nobody is working on."""
-
-    payments: list[Payment]
-    refunds: list[tuple[Refund, Payment]]
-
-
-class DueWork(Query[Work], frozen=True):
-    now_ms: int
-    limit: int = 100
 
 
 class PaymentFact(msgspec.Struct, frozen=True):
@@ -206,11 +114,16 @@ class Ledger(Protocol):
     def alarm(self) -> str | None:
         """Why nothing can be written now, in words for the operator; None while it can."""
 
+    @property
+    def waiting(self) -> int:
+        """How much waits for the writer now."""
+
     def reserve(self, attempt: Attempt, reply: Reply) -> None:
         """Decides an attempt. `reply` is called on the event loop after the commit."""
 
     def refuse(self, attempt: Attempt, reply: Reply) -> None:
-        """Answers from a read where that is certain (a replay, a refusal); otherwise like `reserve`."""
+        """Answers from a read where that is certain (a replay, a refusal); otherwise like `reserve`. A queued attempt
+        is never decided here: if it may win, the answer is `Decided` with no reservation."""
 
     async def release(self, reservation_id: str, user_id: str | None) -> Reservation | Refused: ...
 
@@ -232,18 +145,60 @@ class Ledger(Protocol):
     async def close(self) -> None: ...
 
 
-class Outbox(Protocol):
-    """How far what the world is told has got. A relay is one way out; one owner at a time runs it, under a lease.
+class Backlog(Protocol):
+    """What a ledger does for queued sales beside deciding their requests. The same object as the `Ledger`."""
+
+    @property
+    def secret(self) -> bytes:
+        """Random, made with the ledger, the same for all its processes: what ids are sealed with."""
+
+    def mark_of(self, sale_id: str) -> str:
+        """What the ids of a sale end with, so that they tell where it is; empty in most ledgers."""
+
+    async def withdraw(self, reservation_id: str, user_id: str | None) -> Reservation | Refused:
+        """Gives up a queued reservation that may have no row yet; the caller has found its id genuine."""
+
+    def enqueue(self, request: Request, reply: Callable[[bool], None]) -> None:
+        """Takes a request into the ledger's own queue. `reply` as in `Queue.append`."""
+
+    async def bury(self, letter: DeadLetter, request: Request | None, place: int | None = None) -> None:
+        """Writes a dead letter down, once; `request` is what it says, `place` its own in the ledger's queue."""
+
+    async def redrive(self, letter_id: str, request: Request, actor: str) -> Decided | Refused:
+        """Decides a dead letter's request anew, once; audited. `request` is what it says."""
+
+
+class WholeLedger(Ledger, Backlog, Protocol):
+    """Both."""
+
+
+class Leases(Protocol):
+    """Who of the processes of a ledger does what only one of them has to do, and how far he has got.
 
     Methods raise `LedgerUnavailable`.
     """
 
-    async def lease(self, relay: str, owner: str, lease_ms: int) -> int | None:
-        """Takes the relay, or prolongs its lease: its cursor. None while somebody else has it. A lease of 0 ms gives
-        it back."""
+    async def lease(self, name: str, owner: str, lease_ms: int) -> int | None:
+        """Takes the lease, or prolongs it: its cursor, 0 at first. None while somebody else has it. A lease of 0 ms
+        gives it back."""
 
-    async def advance(self, relay: str, owner: str, cursor: int) -> bool:
-        """All rows up to `cursor` are out. False when the relay was taken over; a cursor never goes back."""
+    async def advance(self, name: str, owner: str, cursor: int) -> bool:
+        """All rows up to `cursor` are done. False when the lease was taken over; a cursor never goes back."""
+
+    async def close(self) -> None: ...
+
+
+class History(Protocol):
+    """What was told, of which the oldest part may be forgotten. A batch is one short transaction.
+
+    Methods raise `LedgerUnavailable`.
+    """
+
+    async def prune_events(self, reach: Reach) -> int:
+        """Forgets the oldest events of orders. Returns how many; 0: there are no more within reach."""
+
+    async def prune_movements(self, line: Line, reach: Reach) -> int | None:
+        """Forgets the oldest movements of a product, and adds them to its base. None: they do not add up, and stay."""
 
     async def close(self) -> None: ...
 
@@ -266,6 +221,96 @@ class Broker(Protocol):
     async def publish(self, messages: Sequence[Message]) -> None:
         """Returns when all of them are acknowledged; raises BrokerUnavailable. Nothing that was sent before an error
         arrives behind what is sent after it, except as a copy of what has been there already."""
+
+    async def close(self) -> None: ...
+
+
+class Queue(Protocol):
+    """Where the requests of queued sales wait."""
+
+    def append(self, request: Request, reply: Callable[[bool], None]) -> None:
+        """Takes a request in. `reply` is called once, on the event loop: True when it is there for good. False: whether
+        it is there is unknown; it may be appended again, because its ids make it one request."""
+
+    async def close(self) -> None: ...
+
+
+class Origin(NamedTuple):
+    """Where a message stood: a Kafka topic, or the ledger's own queue."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Delivery(NamedTuple):
+    """A message out of the queue, as it was put in."""
+
+    origin: Origin
+    message: bytes
+
+
+class Batch(NamedTuple):
+    """Messages of one slice of the queue, in the order in which they are to be decided."""
+
+    slice_name: str
+    deliveries: Sequence[Delivery]
+
+
+class Deliveries(Protocol):
+    """The other end of the queue. A message comes at least once; those of a slice in order, one batch at a time."""
+
+    async def take(self) -> Batch:
+        """Waits for the next batch of a slice whose last one is done: at most `core.request.BATCH_MAX` messages of
+        one product, and at most `HIGH_TURNS` of high priority before each one of normal priority that waits."""
+
+    def done(self, batch: Batch) -> None:
+        """What became of all of it is in the ledger: it need not come again."""
+
+    async def close(self) -> None: ...
+
+
+class GateAway(Exception):
+    """The gate cannot be asked now (down, slow, breaker open). What the call did is unknown; it may be repeated, and no
+    sale needs it to be right. The text says why, for the operator."""
+
+
+class Gate(Protocol):
+    """What may be approximate or rebuilt. It may be empty, stale or gone at any moment; the ledger decides. Its methods
+    raise GateAway. Callers hand over together what has gathered: a call is a round trip, however many it is about."""
+
+    async def permit(self, wishes: Sequence[Wish]) -> list[Permit]:
+        """One decision for each wish, in order. Where a part of the gate is away, its products are UNSURE; GateAway is
+        raised when that is all of them."""
+
+    async def appended(self, wishes: Sequence[Wish]) -> None:
+        """Their requests are in the queue: the permits that are still outstanding now live PERMIT_SECONDS."""
+
+    async def queued(self, wishes: Sequence[Wish]) -> list[bool]:
+        """Of each whether its very request is in the queue, as far as the gate knows."""
+
+    async def settle(self, lines: Sequence[tuple[Line, Sequence[str]]], synchronised: Sequence[Synchronised]) -> None:
+        """Removes the permits of these reservation ids (decided, or never appended), and takes in what the ledger says,
+        in one step for each product. A permit that is not there is no mistake."""
+
+    async def synchronise(self, rows: Sequence[Synchronised]) -> None:
+        """Takes in what the ledger says, unless a higher `sku_seq` is known. The same one renews its age."""
+
+    async def availability(self, lines: Sequence[Line]) -> list[int | None]:
+        """What the ledger had at the last synchronisation; None if that is unknown or older than a second."""
+
+    async def take(self, drafts: Sequence[Draft]) -> list[Allowance]:
+        """Takes out of rate-limit buckets, by the gate's own clock; one answer for each draft, in order."""
+
+    async def settings(self) -> dict[str, str]:
+        """The shared settings, and under "version" the highest that set one; empty when none is known."""
+
+    async def put_settings(self, changes: dict[str, str], version: int) -> None:
+        """Sets what no higher version has set. Raises ValueError beyond 100 names or 1000 characters."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is degraded, in words for the operator; None while it is not."""
 
     async def close(self) -> None: ...
 

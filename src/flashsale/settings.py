@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -21,14 +22,30 @@ REMEDIES = {
     "payment": "must be sandbox (stripe is not available yet)",
     "fast_lane": "must be on or off",
 }
+LISTS = ("loops", "trusted_proxies")
 NOT_YET = {
-    "gate": "memory://", "jwt_secret": "", "jwt_jwks": "", "dialects": "",
+    "jwt_secret": "", "jwt_jwks": "", "dialects": "",
     "rate_per_address": "0", "rate_per_user": "0", "rate_global": "0",
 }  # fmt: skip
 """Settings of later versions, with the one value that this version has."""
-_LEDGER_URL = re.compile(r"sqlite:///\S.*|postgres(ql)?://[^/\s]+/\S+")
+LOOPS = ("sweep", "publish", "consume")
+"""What a process may do beside answering requests (worker.py)."""
+_LEDGER_URL = re.compile(r"sqlite:///\S.*|postgres(ql)?://[^/\s]+/\S+(\s+postgres(ql)?://[^/\s]+/\S+)*\s*")
+_MORE_URLS = re.compile(r"\s(sqlite|postgres(ql)?)://")
+SHARDS_MAX = 64
 _PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^@/]*(?=@)")
-_BROKER_URL = re.compile(r"kafka://[^/\s,:@]+:\d{1,5}(,[^/\s,:@]+:\d{1,5})*")
+_HOSTS = r"[^/\s,:@?]+:\d{1,5}(,[^/\s,:@?]+:\d{1,5})*"
+_BROKER_URL = re.compile(rf"kafka://(?P<account>[^/\s,:@?]+:[^/\s@?]+@)?{_HOSTS}(\?(?P<options>\S+))?")
+_BROKER_OPTIONS = {
+    "tls": re.compile("[01]"),
+    "mechanism": re.compile("SCRAM-SHA-512|SCRAM-SHA-256|PLAIN"),
+    "ca": re.compile(".+"), "cert": re.compile(".+"), "key": re.compile(".+"),
+}  # fmt: skip
+_NODE = r"(\[[0-9a-fA-F:]+\]|[^/\s,:@\[\]]+)"
+_GATE_URL = re.compile(
+    rf"memory://|rediss?://([^/\s@]*@)?{_NODE}(:\d{{1,5}})?(/\d{{1,3}})?"
+    rf"|redis\+cluster://([^/\s@]*@)?{_NODE}:\d{{1,5}}(,{_NODE}:\d{{1,5}})*"
+)
 _HTTP_URL = re.compile(r"https?://[^/\s]+(/\S*)?")
 
 
@@ -36,11 +53,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a running engine is made of. Field `x_y` is the variable `FLASHSALE_X_Y`."""
 
     ledger: str = ""
-    """`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/DATABASE`; empty means `ledger.db` in the data directory."""
+    """`sqlite:///PATH`, or one to 64 of `postgresql://USER:PASSWORD@HOST/DATABASE` with spaces between them, always in
+    the same order; empty means `ledger.db` in the data directory."""
     data: str = "flashsale-data"
     """The data directory: ledger, the sandbox's books, the operator token."""
+    loops: tuple[str, ...] = LOOPS
+    """Which of the loops this process runs beside the requests; `none`: it leaves them to other processes."""
     broker: str = ""
-    """`kafka://HOST:PORT,HOST:PORT`, where events are published; empty: they are read at `/api/v1/admin/events`."""
+    """`kafka://HOST:PORT,HOST:PORT`, where events are published and requests queued; empty: events are read at
+    `/api/v1/admin/events`. With a password and TLS: `kafka://USER:PASSWORD@HOST:PORT?tls=1`."""
+    partitions: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    """Of each topic of requests, when it is made: the number of consumers that can share it."""
+    replication: Annotated[int, Meta(ge=0, le=32_767)] = 0
+    """Copies of what is queued and published, when a topic is made; 0: one on each broker, three at most."""
+    gate: str = "memory://"
+    """`memory://`, `redis://USER:PASSWORD@HOST:PORT/DB` (`rediss://` with TLS) or `redis+cluster://HOST:PORT,HOST:PORT`."""
     identity: Literal["open"] = "open"
     """Where a caller's identity comes from. `open` trusts the request, and is for loopback addresses."""
     open_anywhere: bool = False
@@ -55,6 +82,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a sandbox provider listens already; empty: one is started beside the engine."""
     fast_lane: Literal["on", "off"] = "on"
     """Whether the hot routes are answered without the framework; `off` is for comparison."""
+    keep_events_days: Annotated[int, Meta(ge=1, le=36_500)] = 7
+    """How long events are kept; those that no broker has yet are kept longer."""
+    keep_events: Annotated[int, Meta(ge=1_000, le=10**12)] = 10_000_000
+    """How many events are kept: the newest; of sales that have not ended, and before the broker has them, all."""
     queue_max: Annotated[int, Meta(ge=16, le=1_000_000)] = 8192
     """Attempts waiting for the ledger; beyond it the answer is 503."""
     batch_max: Annotated[int, Meta(ge=1, le=4096)] = 512
@@ -72,20 +103,46 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider_seconds: Annotated[float, Meta(gt=0, le=120)] = 10.0
     """How long one call to the payment provider may take."""
 
+    def runs(self, loop: str) -> bool:
+        """Whether this process runs the loop. On a ledger in a file there is no other that could."""
+        return loop in self.loops or self.postgres_url is None
+
     @property
     def postgres_url(self) -> str | None:
-        """The ledger's URL where it is on PostgreSQL; None: it is a file."""
-        return self.ledger if self.ledger.startswith("postgres") else None
+        """The ledger's URL, or the first of several, where it is on PostgreSQL; None: it is a file."""
+        return self.postgres_urls[0] if self.postgres_urls else None
+
+    @property
+    def postgres_urls(self) -> tuple[str, ...]:
+        """The ledger's databases, in the order of their shards; empty: it is a file."""
+        return tuple(self.ledger.split()) if self.ledger.startswith("postgres") else ()
+
+    @property
+    def redis_url(self) -> str | None:
+        """The gate's URL where it is on Redis; None: it is in this process."""
+        return None if self.gate == "memory://" else self.gate
+
+    @property
+    def gate_name(self) -> str:
+        """The gate as people are shown it, without its password."""
+        return without_password(self.gate)
+
+    @property
+    def profile(self) -> str:
+        """Which coherent set of backends the URLs make: `embedded`, `postgres` or `cluster`."""
+        if self.postgres_url is None:
+            return "embedded"
+        return "cluster" if self.broker else "postgres"
 
     @property
     def kafka_servers(self) -> str | None:
-        """The broker's servers, as `HOST:PORT,HOST:PORT`."""
-        return self.broker.removeprefix("kafka://") or None
+        """The broker's servers, as `HOST:PORT,HOST:PORT`, without its password and options."""
+        return urlsplit(self.broker).netloc.rpartition("@")[2] or None
 
     @property
     def ledger_name(self) -> str:
         """The ledger as people are shown it, without its password."""
-        return _without_password(self.ledger) if self.postgres_url else str(self.ledger_path)
+        return without_password(self.ledger) if self.postgres_url else str(self.ledger_path)
 
     @property
     def ledger_path(self) -> Path:
@@ -128,11 +185,14 @@ def _gather(environment: Mapping[str, str] | None, overrides: dict[str, Any]) ->
         given |= {name: (value, config) for name, value in _file(config).items()}
     for name in (*Settings.__struct_fields__, *NOT_YET):
         if (value := env.get(PREFIX + name.upper())) is not None:
-            given[name] = (
-                tuple(value.replace(",", " ").split()) if name == "trusted_proxies" else value,
-                "environment",
-            )
+            given[name] = (listed(value) if name in LISTS else value, "environment")
     return given | {name: (value, "command line") for name, value in overrides.items() if value is not None}
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The words of a list, between commas or spaces; `none` is the empty one."""
+    words = tuple(text.replace(",", " ").split())
+    return () if words == ("none",) else words
 
 
 def _file(path: str) -> dict[str, Any]:
@@ -159,13 +219,32 @@ def _problem(name: str, value: Any) -> str | None:
     except msgspec.ValidationError as error:
         remedy = REMEDIES.get(name, str(error).split(" - at")[0])
         return f"{PREFIX}{name.upper()}: {remedy}"
-    if name == "ledger" and settings.ledger and not _LEDGER_URL.fullmatch(settings.ledger):
-        return f"{PREFIX}LEDGER: must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE"
-    if name == "broker" and settings.broker and not _BROKER_URL.fullmatch(settings.broker):
-        return f"{PREFIX}BROKER: must be kafka://HOST:PORT or kafka://HOST:PORT,HOST:PORT"
+    if name == "ledger" and settings.ledger and (fault := _ledger_fault(settings)):
+        return f"{PREFIX}LEDGER: {fault}"
+    if name == "broker" and settings.broker and (problem := _no_broker(settings.broker)):
+        return f"{PREFIX}BROKER: {problem}"
+    if unknown := [loop for loop in settings.loops if loop not in LOOPS]:
+        return f"{PREFIX}LOOPS: {unknown[0]!r} must be one of {', '.join(LOOPS)}, or none alone"
+    if name == "gate" and not _GATE_URL.fullmatch(settings.gate):
+        forms = (
+            "redis://[USER:PASSWORD@]HOST:PORT/DB, rediss://... or redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT"
+        )
+        return f"{PREFIX}GATE: must be memory://, {forms}"
     if name == "sandbox_url" and settings.sandbox_url and not _HTTP_URL.fullmatch(settings.sandbox_url):
         return f"{PREFIX}SANDBOX_URL: must be http://HOST:PORT"
     return next((problem for proxy in settings.trusted_proxies if (problem := _no_network(proxy))), None)
+
+
+def _ledger_fault(settings: Settings) -> str | None:
+    urls = settings.postgres_urls
+    if not urls and _MORE_URLS.search(settings.ledger):
+        return "one SQLite file is one ledger: several databases must all be postgresql:// URLs"
+    if not _LEDGER_URL.fullmatch(settings.ledger):
+        return "must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE, or several of the latter"
+    if len(urls) > SHARDS_MAX:
+        return f"{len(urls)} databases, and {SHARDS_MAX} are the most"
+    twice = next((number for number, url in enumerate(urls, 1) if url in urls[: number - 1]), None)
+    return f"URL {twice} is there twice: each database is one shard" if twice else None
 
 
 def _no_network(proxy: str) -> str | None:
@@ -176,11 +255,28 @@ def _no_network(proxy: str) -> str | None:
     return None
 
 
-def _without_password(url: str) -> str:
+def _no_broker(url: str) -> str | None:
+    """What is wrong with it, without repeating it: it may hold a password."""
+    match = _BROKER_URL.fullmatch(url)
+    if match is None:
+        return "must be kafka://HOST:PORT,HOST:PORT, with a password kafka://USER:PASSWORD@HOST:PORT (%40 for @)"
+    given = parse_qsl(match["options"] or "", keep_blank_values=True)
+    wrong = [name for name, value in given if name not in _BROKER_OPTIONS or not _BROKER_OPTIONS[name].fullmatch(value)]
+    if wrong or (match["options"] and not given):
+        return f"not {wrong}: options are tls=1, ca=PATH, cert=PATH, key=PATH, mechanism=SCRAM-SHA-512, -256 or PLAIN"
+    options = dict(given)
+    if options.get("tls") != "1" and options.keys() & {"ca", "cert", "key"}:
+        return "certificates are for tls=1"
+    if options.get("tls") != "1" and options.get("mechanism") == "PLAIN":
+        return "PLAIN sends the password itself: it needs tls=1"
+    return None
+
+
+def without_password(url: str) -> str:
     return _PASSWORD.sub(r"\1:********", url)
 
 
 def _masked(name: str, value: Any) -> Any:
-    if name == "ledger":
-        return _without_password(value)
+    if name in ("ledger", "broker", "gate"):
+        return without_password(value)
     return "********" if name == "admin_token" and value else value

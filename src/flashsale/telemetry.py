@@ -8,7 +8,7 @@ out in the same form. A program that uses the engine as a library sets its own l
 import logging
 import re
 import sys
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -29,13 +29,26 @@ EVENTS = {
     "a loop failed and goes on at its next tick": "an error in a background loop, with its traceback",
     "payment step put off": "the payment provider gave no answer; the step is repeated until it does",
     "serving": "the ledger is open, and the server begins to listen at `url`",
-    "stopped": "the server has answered what was in flight and closed the ledger",
+    "working": "a process without buyers runs `loops`; `health` says where it tells how it is",
+    "stopped": "a server has answered what was in flight, or a worker has given its leases back; the ledger is closed",
     "everybody is trusted": "identity `open` or the sandbox provider is served on an address that is not loopback",
     "the ledger cannot be reached": "PostgreSQL did not answer; requests get 503 until it does, nothing is lost",
+    "a shard is away": "one database of several; what is in it gets 503, the others go on; `alarm` says why",
+    "a shard is back": "everything that is in it can be bought, paid and shown again",
     "a commit's answer was lost": "the connection broke during a commit; `committed` says what became of it",
     "the ledger's rows are locked by somebody else": "a lock was waited for too long; the batch was answered with 503",
+    "events were pruned": "`rows` that were old, or too many, were forgotten; what they came to is kept",
+    "movements that do not add up are kept": "the journal of a product is wrong: nothing of it is pruned; reconcile it",
     "the broker is away": "events wait in the ledger, sales go on; said once, until it is back",
     "the broker is back": "everything that waited is being published; `failures` says how often it was tried",
+    "the queue could not be read and is asked again": "a mistake of ours, or a broker's client that does not start",
+    "a batch of the queue failed and is worked on again": "a mistake of ours: its slice waits, nothing of it is lost",
+    "a queued request is a dead letter": "it could not be decided: its buyer is told REJECTED; redrive it",
+    "permits are not given back: the gate is away, they lapse": "winners stand, others wait a little for their permits",
+    "slices of the queue were lost": "this consumer was silent for too long; others decide what it had not finished",
+    "the gate is away": "Redis did not answer; sales go on without it (docs/gate.md). Said once, until it is back",
+    "the gate is back": "a probe of Redis succeeded; `failures` says how many calls and probes had failed",
+    "a probe of the gate failed": "a mistake of ours in a probe, with its traceback; probes go on",
     "workers serve": "all workers of `serve --workers` answer requests",
     "workers are replaced": "SIGHUP: each worker gets a successor and leaves",
     "workers were replaced": "all workers are new",
@@ -46,6 +59,34 @@ EVENTS = {
     "the store is broken": "the ledger's file failed; the process ends at once, a restart recovers",
 }
 """What flashsale itself logs, each with its meaning. A test holds the code to this list."""
+
+
+class Told(NamedTuple):
+    """A metric: what Prometheus takes it for, by what it is told apart, what it means."""
+
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+METRICS = {
+    "flashsale_requests_total": Told("counter", ("route", "status", "worker"), "Answers, by class of route and status"),
+    "flashsale_refusals_total": Told("counter", ("code", "worker"), "Refusals, by their code"),
+    "flashsale_reserve_seconds": Told("histogram", ("worker",), "From a whole request for units to its answer"),
+    "flashsale_ledger_queue": Told("gauge", ("worker",), "Requests that wait for the ledger's writer"),
+    "flashsale_lease_held": Told("gauge", ("lease", "worker"), "1 where a process does what only one does"),
+    "flashsale_clock_drift_seconds": Told("gauge", ("worker",), "How far the clock that the ledger's follows was away"),
+    "flashsale_clock_alarm": Told("gauge", ("worker",), "1 while the clock is further away than the ledger's follows"),
+    "flashsale_build_info": Told("gauge", ("version", "worker"), "1, with the version that runs"),
+    "flashsale_part_state": Told("gauge", ("part", "state"), "1 for the state of a part: up, degraded or down"),
+    "flashsale_outbox_rows": Told("gauge", (), "Events that the broker has not got yet, 100000 at most"),
+    "flashsale_outbox_oldest_seconds": Told("gauge", (), "How long the oldest of them has waited"),
+    "flashsale_outbox_alarm": Told("gauge", (), "1 while that is more than 30 seconds"),
+    "flashsale_queued_requests": Told("gauge", (), "Requests that wait in the ledger's own queue, of all queued sales"),
+    "flashsale_dead_letters": Told("gauge", (), "Dead letters that nobody has redriven"),
+    "flashsale_units": Told("gauge", ("sale", "sku", "state"), "Units of a product: available, held, sold"),
+}
+"""Every metric by its name. A test holds docs/metrics.md and what is scraped to this list."""
 
 SECRET = re.compile(r"token|secret|password|passwd|authorization|cookie|api_?key", re.IGNORECASE)
 PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
@@ -10,12 +10,11 @@ import structlog
 from flashsale.core.journal import Stock
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.sale import Sale
-from flashsale.core.stock import Attempt
-from flashsale.ports import LedgerUnavailable, Observer, Outcome, Reply
+from flashsale.core.stock import Attempt, Decided
+from flashsale.ports import FAILED, LedgerUnavailable, Observer, Outcome, Reply
 
 BUSY = Refused(Refusal.UNAVAILABLE, "The ledger is busy: try again", {"retryAfterSeconds": 1})
 FULL = Refused(Refusal.UNAVAILABLE, "The ledger's disk is full: nothing was changed", {"retryAfterSeconds": 5})
-FAILED = Refused(Refusal.UNAVAILABLE, "The ledger could not take this: nothing was changed", {"retryAfterSeconds": 1})
 
 AWAY = Refused(
     Refusal.UNAVAILABLE, "The ledger cannot be reached now: nothing was changed, try again", {"retryAfterSeconds": 1}
@@ -31,22 +30,44 @@ T = TypeVar("T")
 log = structlog.get_logger("flashsale.ledger")
 
 
+def failed(error: Exception) -> Refused:
+    """FAILED, with what the log and a dead letter are to say of it."""
+    return Refused(FAILED.refusal, FAILED.message, {**FAILED.details, "error": f"{type(error).__name__}: {error}"})
+
+
 class Job:
-    """A move or a read: is run by a ledger in its own way, answers a future on the loop."""
+    """A move or a read: is run by a ledger in its own way, answers on the loop."""
 
-    __slots__ = ("future", "run")
+    __slots__ = ("answer", "run")
 
-    def __init__(self, run: Any, future: asyncio.Future[Any]) -> None:
+    def __init__(self, run: Any, answer: Callable[[Any], None]) -> None:
         self.run = run
-        self.future = future
+        self.answer = answer
 
-    def answer(self, result: object) -> None:
-        if self.future.done():
+
+def into(future: asyncio.Future[Any]) -> Callable[[Any], None]:
+    """An answer for somebody who awaits it."""
+
+    def answer(result: object) -> None:
+        if future.done():
             return
         if isinstance(result, Refused) and result.refusal is Refusal.UNAVAILABLE:
-            self.future.set_exception(LedgerUnavailable(result.message))
+            future.set_exception(LedgerUnavailable(result.message))
         else:
-            self.future.set_result(result)
+            future.set_result(result)
+
+    return answer
+
+
+def taken_in(reply: Callable[[bool], None]) -> Callable[[Any], None]:
+    """An answer for somebody who only wants to know whether it is there for good."""
+    return lambda result: reply(not isinstance(result, Refused))
+
+
+def in_their_places(batch: Sequence["Item"], moved: Iterable[Any], decided: Iterable[Any]) -> list[Any]:
+    """The results of jobs and of attempts, each in the place of its item."""
+    of_jobs, of_attempts = iter(moved), iter(decided)
+    return [next(of_jobs) if isinstance(item, Job) else next(of_attempts) for item in batch]
 
 
 class Asked:
@@ -136,6 +157,18 @@ def count_refusals(batch: Sequence[Item], outcomes: Sequence[Any], counts: Count
             counts[item.attempt.sale_id, outcome.refusal.code] += 1
 
 
-def certain(outcome: Outcome | None, open_ends: set[Refusal]) -> Outcome | None:
-    """Limit and units may be taken up by what has lapsed and is not swept yet: then only the writer knows."""
-    return None if isinstance(outcome, Refused) and outcome.refusal in open_ends else outcome
+def from_a_read(attempt: Attempt, outcome: Outcome | None, lapsed: bool, now_ms: int) -> Outcome | None:
+    """What a read may say of an attempt that it finds refused, or not (None). None: only the writer knows, because
+    limit and units may be taken up by what has lapsed and is not swept yet. Of a queued one that may win it says so."""
+    if isinstance(outcome, Refused) and outcome.refusal in _OPEN_ENDS[lapsed, attempt.slip is None]:
+        outcome = None
+    return Decided([], now_ms) if outcome is None and attempt.slip is not None else outcome
+
+
+_OPEN_ENDS = {
+    (True, True): {Refusal.LIMIT_EXCEEDED, Refusal.SOLD_OUT},
+    (True, False): {Refusal.LIMIT_EXCEEDED, Refusal.SOLD_OUT},
+    (False, True): {Refusal.LIMIT_EXCEEDED},
+    (False, False): set(),
+}
+"""By whether something has lapsed, and whether the attempt goes to the writer next."""

@@ -25,6 +25,7 @@ class SteadyClock:
         self._checked_ns = monotonic_ns()
         self._offset_ms = wall_ns() // 1_000_000 - self._checked_ns // 1_000_000
         self._floor_ms = 0
+        self._drift_ms = 0
         self._alarm: str | None = None
 
     def now_ms(self) -> int:
@@ -35,6 +36,7 @@ class SteadyClock:
         monotonic_ns = self._monotonic_ns()
         passed_ms = (monotonic_ns - self._checked_ns) // 1_000_000
         drift_ms = self._wall_ns() // 1_000_000 - monotonic_ns // 1_000_000 - self._offset_ms
+        self._drift_ms = drift_ms
         self._checked_ns += passed_ms * 1_000_000
         if abs(drift_ms) > DRIFT_MAX_MS:
             self._alarm = (
@@ -50,6 +52,10 @@ class SteadyClock:
     def hear(self, told_ms: int) -> int:
         """A store on this machine has no other clock than ours."""
         return self.now_ms()
+
+    @property
+    def drift_ms(self) -> int:
+        return self._drift_ms
 
     @property
     def alarm(self) -> str | None:
@@ -68,6 +74,7 @@ class HeardClock:
         self._offset_ms = wall_ns() // 1_000_000 - monotonic_ns() // 1_000_000
         self._floor_ms = 0
         self._heard = False
+        self._drift_ms = 0
         self._alarm: str | None = None
 
     def now_ms(self) -> int:
@@ -75,6 +82,7 @@ class HeardClock:
 
     def hear(self, told_ms: int) -> int:
         drift_ms = told_ms - self.now_ms()
+        self._drift_ms = drift_ms if self._heard else 0
         if self._heard and abs(drift_ms) > DRIFT_MAX_MS:
             self._alarm = (
                 f"the database's clock has jumped by {drift_ms / 1000:+.1f} s and is not followed: set it right, or "
@@ -90,6 +98,10 @@ class HeardClock:
 
     def follow(self) -> None:
         """What there is to follow is heard."""
+
+    @property
+    def drift_ms(self) -> int:
+        return self._drift_ms
 
     @property
     def alarm(self) -> str | None:

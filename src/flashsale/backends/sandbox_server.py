@@ -231,6 +231,7 @@ def _page(query: bytes) -> Page:
 @dataclass(frozen=True)
 class Options:
     books: Path
+    host: str
     port: int
     slow_seconds: float
     exit_with_parent: bool
@@ -242,7 +243,8 @@ class AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or []:
-            _say(f"sandbox listening on http://{HOST}:{listener.getsockname()[1]}")
+            host, port = listener.getsockname()
+            _say(f"sandbox listening on http://{host}:{port}")
 
 
 async def serve(options: Options, listener: socket.socket, writing: Books, reading: Books) -> None:
@@ -276,12 +278,12 @@ async def _stop_with_parent(server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-def _bind(port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     """A listener that names its protocol: asyncio sets TCP_NODELAY on no other, and each answer, written in
     two parts, would wait 40 ms for the client's delayed acknowledgement."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((HOST, port))
+    listener.bind((host, port))
     return listener
 
 
@@ -294,6 +296,7 @@ def _say(line: str) -> None:
 def _options(arguments: list[str]) -> Options:
     parser = argparse.ArgumentParser(prog="sandbox_server", description="The sandbox payment provider.")
     parser.add_argument("--books", type=Path, required=True, help="its SQLite file; made if it is not there")
+    parser.add_argument("--host", default=HOST, help="where others reach it; it asks nobody who he is")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
     parser.add_argument("--slow-seconds", type=float, default=3.0, help="how long pay_slow… takes to answer")
     parser.add_argument("--exit-with-parent", action="store_true", help="stop when stdin is closed")
@@ -303,7 +306,7 @@ def _options(arguments: list[str]) -> Options:
 def main(arguments: list[str]) -> int:
     options = _options(arguments)
     try:
-        listener = _bind(options.port)
+        listener = _bind(options.host, options.port)
         writing, reading = Books(options.books), Books(options.books)
     except (OSError, OverflowError, sqlite3.Error) as error:
         _say(f"sandbox cannot start: {error} (books {options.books}, port {options.port})")

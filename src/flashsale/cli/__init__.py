@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from flashsale.cli.lazy import load
 from flashsale.cli.problem import Problem
 
-COMMANDS = ("serve", "demo", "sale", "doctor", "migrate", "version")
+COMMANDS = ("serve", "worker", "demo", "sale", "doctor", "migrate", "version")
 
 
 class Commands(TyperGroup):

@@ -10,22 +10,25 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
+from msgspec.structs import replace
 
 from flashsale.backends.sqlite.file import connect, migrations, schema_version
 from flashsale.cli.address import OTHER_FILES, require_free, show
+from flashsale.cli.broker_check import broker
 from flashsale.cli.data_directory import NO_LEDGER, NOT_WRITABLE, may_be_ledger, writable_place
+from flashsale.cli.finding import Finding, ok, problem, warning
 from flashsale.cli.opening import held
 from flashsale.cli.problem import Problem
-from flashsale.engine import ExtraMissing, postgres_facts
-from flashsale.ports import LedgerBroken, LedgerUnavailable
-from flashsale.settings import PREFIX, Settings
+from flashsale.composition import ExtraMissing, postgres_facts, redis_facts
+from flashsale.ports import GateAway, LedgerBroken, LedgerUnavailable
+from flashsale.settings import PREFIX, Settings, without_password
 
 PYTHON_MIN = (3, 11)
 FREE_MIN_BYTES = 256 * 1024 * 1024
@@ -33,35 +36,10 @@ FSYNCS = 5
 FSYNC_SLOW_MS = 50
 RELEASED = datetime(2025, 1, 1, tzinfo=UTC)
 CLOCK_SECONDS = 0.05
+CLOCKS_APART_MS = 500
 ANSWER_SECONDS = 2.0
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs"}
 MEMORY = {"tmpfs", "ramfs"}
-
-
-class Level(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    """Worth knowing; nothing fails because of it."""
-    PROBLEM = "problem"
-
-
-class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    name: str
-    level: Level
-    found: str
-    remedy: str = ""
-
-
-def ok(name: str, found: str) -> Finding:
-    return Finding(name, Level.OK, found)
-
-
-def warning(name: str, found: str, remedy: str) -> Finding:
-    return Finding(name, Level.WARNING, found, remedy)
-
-
-def problem(name: str, found: str, remedy: str) -> Finding:
-    return Finding(name, Level.PROBLEM, found, remedy)
 
 
 def examine(settings: Settings, host: str, port: int) -> list[Finding]:
@@ -71,8 +49,11 @@ def examine(settings: Settings, host: str, port: int) -> list[Finding]:
         open_files(settings),
         names(os.environ),
         clock(),
+        profile(settings),
         *directory(settings),
         *ledger(settings),
+        *gate(settings),
+        *broker(settings),
         address(host, port),
     ]
 
@@ -181,7 +162,7 @@ def _slowest_fsync_ms(place: Path) -> float:
 def ledger(settings: Settings) -> list[Finding]:
     """Whether there is one, who holds it, and which schema it has."""
     if settings.postgres_url:
-        return _postgres(settings.postgres_url, settings.ledger_name)
+        return _databases(settings.postgres_urls)
     path = settings.ledger_path
     if not path.exists():
         return [ok("ledger", f"{path} is made at the first start")]
@@ -193,22 +174,66 @@ def ledger(settings: Settings) -> list[Finding]:
         return [problem("ledger", str(error), NO_LEDGER)]
 
 
-def _postgres(url: str, name: str) -> list[Finding]:
+def _databases(urls: Sequence[str]) -> list[Finding]:
+    """Each database of the ledger; that they are in their places, and that their clocks agree."""
+    findings: list[Finding] = []
+    known: list[Any] = []
+    for shard_id, url in enumerate(urls):
+        found = _asked(url, shard_id, len(urls), known[0].ledger_id if known else None)
+        if isinstance(found, Finding):
+            findings.append(_of_shard(found, shard_id, urls))
+            continue
+        known.append(found)
+        findings += [_of_shard(each, shard_id, urls) for each in _database(found, without_password(url))]
+    if len(known) > 1:
+        findings.append(_clocks([found.ahead_ms for found in known]))
+    return findings
+
+
+def _asked(url: str, shard_id: int, shards: int, ledger_id: str | None) -> Any:
     try:
-        found = asyncio.run(postgres_facts(url))
+        return asyncio.run(postgres_facts(url, shard_id, shards, ledger_id))
     except ExtraMissing as error:
-        return [problem("ledger", str(error), "install it, or name an sqlite:/// ledger")]
+        return problem("ledger", str(error), "install it, or name an sqlite:/// ledger")
     except LedgerUnavailable as error:
-        return [problem("ledger", f"{name}: {error}", "see that PostgreSQL runs and lets this user in")]
+        found = f"{without_password(url)}: {error}"
+        return problem("ledger", found, "see that PostgreSQL runs and lets this user in")
+
+
+def _database(found: Any, name: str) -> list[Finding]:
     ledger = ok("ledger", f"{name}, PostgreSQL {found.server}")
-    if found.read_only:
+    if found.misplaced:
+        ledger = problem("ledger", f"{name}: {found.misplaced}", "do that; docs/shards.md has the rules")
+    elif found.read_only:
         ledger = problem("ledger", f"{name} is a standby, which takes no writes", "name the primary server")
     elif not found.fsync:
         ledger = warning("ledger", f"{name} runs with fsync off", "set fsync = on: a power failure would lose sales")
-    return [
-        ledger,
-        _schema_of(found.schema, found.newest, "run `flashsale migrate` before `serve`"),
-    ]
+    return [ledger, _schema_of(found.schema, found.newest, "run `flashsale migrate` before `serve`")]
+
+
+def _of_shard(finding: Finding, shard_id: int, urls: Sequence[str]) -> Finding:
+    return replace(finding, name=f"{finding.name} {shard_id}") if len(urls) > 1 else finding
+
+
+def _clocks(ahead_ms: Sequence[int]) -> Finding:
+    """Each sale goes by the clock of its database; the shop window by that of the first."""
+    apart_ms = max(ahead_ms) - min(ahead_ms)
+    found = f"{apart_ms} ms apart at most"
+    if apart_ms > CLOCKS_APART_MS:
+        return warning("databases' clocks", found, "keep the database servers' clocks right with NTP")
+    return ok("databases' clocks", found)
+
+
+PROFILES = {
+    "embedded": "one process, its ledger a file, nothing else to run",
+    "postgres": "any number of processes on one database",
+    "cluster": "any number of processes, PostgreSQL and Kafka",
+}
+
+
+def profile(settings: Settings) -> Finding:
+    """What the URLs make, together."""
+    return ok("profile", f"{settings.profile}: {PROFILES[settings.profile]}")
 
 
 def _schema_of(version: int, newest: int, remedy: str) -> Finding:
@@ -228,6 +253,28 @@ def _schema(path: Path) -> Finding:
     finally:
         connection.close()
     return _schema_of(version, newest, "`flashsale migrate` (or the next start) applies the rest")
+
+
+def gate(settings: Settings) -> list[Finding]:
+    """Whether Redis answers, is what the URL says, and keeps what it is told."""
+    url, name = settings.redis_url, settings.gate_name
+    if url is None:
+        return [ok("gate", "in the server's own memory: for one API process")]
+    try:
+        found = asyncio.run(redis_facts(url))
+    except ExtraMissing as error:
+        return [problem("gate", str(error), "install it, or leave FLASHSALE_GATE out")]
+    except GateAway as error:
+        return [problem("gate", str(error), "see that Redis runs and lets this user in")]
+    wants_cluster = url.startswith("redis+cluster://")
+    if any(each.is_cluster is not wants_cluster for each in found):
+        kind, scheme = ("no cluster", "redis://") if wants_cluster else ("a cluster", "redis+cluster://")
+        return [problem("gate", f"{name} is {kind}", f"name it with {scheme}")]
+    servers = f"{name}, {', '.join(sorted({each.server for each in found}))}"
+    if evicts := next((each.evicts for each in found if each.evicts), ""):
+        remedy = "set maxmemory-policy noeviction: with this one Redis forgets permits and limits when memory is short"
+        return [warning("gate", f"{servers} with maxmemory-policy {evicts}", remedy)]
+    return [ok("gate", servers)]
 
 
 def address(host: str, port: int) -> Finding:

@@ -1,6 +1,7 @@
 """The data directory: made, checked, and the notes that a server leaves there for the operator's commands."""
 
 import os
+import secrets
 from pathlib import Path
 
 from flashsale.cli.problem import Problem
@@ -67,3 +68,18 @@ def known_token(settings: Settings, url: str) -> str:
     except OSError as error:
         remedy = "give it with --token or FLASHSALE_ADMIN_TOKEN, or name the server's data directory with --data"
         raise Problem(f"no token for {url}: {kept}: {error.strerror}", remedy=remedy) from error
+
+
+def admin_token(settings: Settings) -> tuple[str, Path | None]:
+    """The operators' token, and where it is kept when nobody has configured one (mode 0600, made once)."""
+    if settings.admin_token:
+        return settings.admin_token, None
+    place = Path(settings.data) / "admin-token"
+    if not place.exists() or not place.read_text().strip():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        fresh = place.with_name(place.name + ".new")
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.write_text(secrets.token_urlsafe(32))
+        fresh.replace(place)  # whole or not at all
+    return place.read_text().strip(), place

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flashsale.cli.checks import Finding, Level, examine
+from flashsale.cli.checks import examine
+from flashsale.cli.finding import Finding, Level
 from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Json, Port, new_app
 from flashsale.cli.problem import FAILED, load_settings
 from flashsale.settings import Origin, origins
@@ -23,9 +24,10 @@ STYLE = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
 def doctor(host: Host = DEFAULT_HOST, port: Port = DEFAULT_PORT, data: Data = None, json: Json = False) -> None:
     """Show every setting with its origin, and check this machine.
 
-    Looks at Python, open files, the clock, the data directory, its disk, the ledger and its schema, and the
-    address. Changes nothing, and may run beside a server. Exit code 1 if something is wrong; each problem
-    comes with its remedy.
+    Looks at Python, open files, the clock, the data directory, its disk, the ledger and its schema, the
+    broker, and the address; says which profile the settings make (embedded, postgres or cluster). Changes
+    nothing, and may run beside a server. Exit code 1 if something is wrong; each problem comes with its
+    remedy.
     """
     settings = load_settings(data)
     knobs = origins(data=data)

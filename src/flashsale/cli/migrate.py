@@ -10,7 +10,7 @@ from flashsale.cli.data_directory import prepare
 from flashsale.cli.opening import opening_problems
 from flashsale.cli.options import Data, Json, new_app
 from flashsale.cli.problem import load_settings
-from flashsale.engine import migrate_postgres
+from flashsale.composition import migrate_postgres
 from flashsale.settings import Settings
 
 app = new_app()
@@ -21,8 +21,8 @@ def migrate_ledger(data: Data = None, json: Json = False) -> None:
     """Apply the ledger's pending migrations and say which.
 
     With a ledger file `serve` does this by itself at its start, and a server that uses the file is in the
-    way. On PostgreSQL it is done by this command only, before the first start and before an upgrade. Back
-    the ledger up first.
+    way. On PostgreSQL it is done by this command only, before the first start and before an upgrade. Where
+    FLASHSALE_LEDGER names several databases, a new one gets its place in the ledger. Back the ledger up first.
     """
     settings = load_settings(data)
     prepare(settings)
@@ -38,7 +38,7 @@ def migrate_ledger(data: Data = None, json: Json = False) -> None:
 
 def _apply(settings: Settings) -> list[str]:
     if settings.postgres_url:
-        return asyncio.run(migrate_postgres(settings.postgres_url))
+        return asyncio.run(migrate_postgres(settings.postgres_urls))
     lock = FileLock(settings.ledger_path)
     lock.take()
     try:

@@ -8,7 +8,8 @@ from flashsale.backends.sandbox import SandboxNotStarted
 from flashsale.backends.sqlite.file import FileLock
 from flashsale.cli.data_directory import prepare
 from flashsale.cli.problem import Problem
-from flashsale.engine import Engine, ExtraMissing, Fatal
+from flashsale.composition import ExtraMissing, Fatal
+from flashsale.engine import Engine
 from flashsale.ports import LedgerBroken, LedgerInUse, LedgerUnavailable, SchemaUnknown
 from flashsale.settings import Settings
 

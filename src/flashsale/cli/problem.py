@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from flashsale.settings import Settings, SettingsError, load
 
@@ -34,7 +35,7 @@ def settings_problems() -> Iterator[None]:
         raise Problem("the settings are wrong", str(error), remedy, WRONG_INPUT) from error
 
 
-def load_settings(data: str | None) -> Settings:
-    """The settings in force; `data` is what the command line said."""
+def load_settings(data: str | None, **said: Any) -> Settings:
+    """The settings in force; `data` and the others are what the command line said."""
     with settings_problems():
-        return load(data=data)
+        return load(data=data, **said)

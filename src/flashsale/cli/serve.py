@@ -22,29 +22,40 @@ from flashsale import __version__, telemetry
 from flashsale.backends.sandbox import KeptSandbox
 from flashsale.backends.sqlite.ledger import EXIT_BROKEN
 from flashsale.cli.address import OTHER_FILES, is_loopback, require_free, show
-from flashsale.cli.data_directory import prepare, remember_url
+from flashsale.cli.data_directory import admin_token, prepare, remember_url
 from flashsale.cli.opening import broken, open_engine
 from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Port, new_app
 from flashsale.cli.problem import WRONG_INPUT, Problem, load_settings
 from flashsale.cli.workers import WorkerFailed, Workers, listen, watch_parent, worker_command
 from flashsale.edge.app import create_app
+from flashsale.edge.metrics import LEAVE_SECONDS, Slot
 from flashsale.edge.server import BACKLOG
 from flashsale.edge.server import serve as serve_http
-from flashsale.engine import admin_token
-from flashsale.settings import Settings
+from flashsale.settings import LOOPS, Settings, listed
+from flashsale.worker import Loop, Worker
 
 app = new_app()
 log = structlog.get_logger("flashsale.serve")
 
+Loops = Annotated[
+    str | None,
+    typer.Option(
+        "--loops",
+        metavar="NAMES",
+        help="What it does beside answering: sweep,publish,consume; or none, where `flashsale worker` does it.",
+        show_default=False,
+    ),
+]
 Count = Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Processes; SQLite allows one.")]
 Socket = Annotated[int | None, typer.Option("--socket", hidden=True, help="A socket that listens already.")]
+Number = Annotated[int, typer.Option("--slot", hidden=True, help="Which one of the workers this is.")]
 Parent = Annotated[int | None, typer.Option("--parent", hidden=True, help="The line to whoever started us.")]
 
 
 @app.command(epilog="Example: flashsale serve --port 9000 --data shop-data")
 def serve(
-    host: Host = DEFAULT_HOST, port: Port = DEFAULT_PORT, data: Data = None, workers: Count = 1,
-    listening: Socket = None, parent: Parent = None,
+    host: Host = DEFAULT_HOST, port: Port = DEFAULT_PORT, data: Data = None, workers: Count = 1, loops: Loops = None,
+    listening: Socket = None, parent: Parent = None, slot: Number = 0,
 ) -> None:  # fmt: skip
     """Sell over HTTP until told to stop (Ctrl-C or SIGTERM).
 
@@ -55,8 +66,9 @@ def serve(
     them all.
     """
     telemetry.configure()
-    settings = load_settings(data)
+    settings = load_settings(data, loops=None if loops is None else listed(loops))
     refuse_workers(settings, workers)
+    refuse_fewer_loops(settings)
     refuse_strangers(settings, host)
     prepare(settings)
     allow_files(settings.connections_max + OTHER_FILES)
@@ -66,7 +78,7 @@ def serve(
             if workers > 1
             else _serve_one(settings, host, port)
             if listening is None
-            else _serve_shared(settings, host, port, listening, parent)
+            else _serve_shared(settings, host, port, listening, parent, slot)
         )
     log.info("stopped")
 
@@ -84,18 +96,20 @@ async def _serve_many(settings: Settings, host: str, port: int, workers: int) ->
             remember_url(settings, url)
             _announce(settings, url, kept_at)
             try:
-                await Workers(settings, listening, worker_command(host, port, settings.data), workers).run()
+                await Workers(settings, listening, worker_command(settings, host, port), workers).run()
             except WorkerFailed as error:
                 remedy = "see their messages above; `flashsale doctor` looks for what is wrong"
                 raise Problem(str(error), "", remedy, error.code) from error
 
 
-async def _serve_shared(settings: Settings, host: str, port: int, number: int, parent: int | None) -> None:
+async def _serve_shared(settings: Settings, host: str, port: int, number: int, parent: int | None, slot: int) -> None:
     """One of several workers: the socket is the parent's, and so is what is told to people."""
     async with open_engine(settings, on_fatal=lambda error: die(settings, error)) as engine:
         token, _ = admin_token(settings)
         ready = partial(watch_parent, parent) if parent is not None else None
-        await serve_http(engine, create_app(engine, token), host, port, socket.socket(fileno=number), ready)
+        served = create_app(engine, token, slot=Slot(slot, Path(settings.data) / "metrics"))
+        async with Worker([Loop("metrics", LEAVE_SECONDS, served.state.metrics.leave)]):
+            await serve_http(engine, served, host, port, socket.socket(fileno=number), ready)
 
 
 async def _serve_one(settings: Settings, host: str, port: int) -> None:
@@ -116,6 +130,18 @@ def refuse_workers(settings: Settings, workers: int) -> None:
             f"--workers {workers}: an SQLite ledger belongs to one process",
             "One process is enough for tens of thousands of reservations a second.",
             "leave --workers out, or name a ledger that several may write: FLASHSALE_LEDGER=postgresql://...",
+            WRONG_INPUT,
+        )
+
+
+def refuse_fewer_loops(settings: Settings) -> None:
+    """The loops of a ledger in a file have nowhere else to run."""
+    if settings.postgres_url is None and set(settings.loops) != set(LOOPS):
+        raise Problem(
+            f"loops {','.join(settings.loops) or 'none'}: an SQLite ledger belongs to one process",
+            "That process runs all loops.",
+            "leave --loops and FLASHSALE_LOOPS out, or name a ledger that `flashsale worker` may write too: "
+            "FLASHSALE_LEDGER=postgresql://...",
             WRONG_INPUT,
         )
 

@@ -5,9 +5,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from flashsale import telemetry
+from flashsale.cli.data_directory import admin_token
 from flashsale.cli.opening import open_engine
 from flashsale.edge.app import create_app
-from flashsale.engine import admin_token
 from flashsale.settings import Settings
 
 

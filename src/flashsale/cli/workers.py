@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import structlog
@@ -44,8 +45,10 @@ class WorkerFailed(Exception):
 class ApiProcess:
     """One worker."""
 
-    def __init__(self, process: asyncio.subprocess.Process, line: socket.socket) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, line: socket.socket, slot: int) -> None:
         self.process = process
+        self.slot = slot
+        """The lowest number that no living worker had: what its metrics are told apart by."""
         self.served = False
         self._line = line
 
@@ -71,12 +74,12 @@ class ApiProcess:
 
 
 class Workers:
-    """The parent of `count` workers that run `command` with the socket's number added."""
+    """The parent of so many workers that run `command` with the socket's number added."""
 
-    def __init__(self, settings: Settings, listening: socket.socket, command: Sequence[str], count: int) -> None:
+    def __init__(self, settings: Settings, listening: socket.socket, command: Sequence[str], workers: int) -> None:
         self._listening = listening
         self._command = command
-        self._count = count
+        self._count = workers
         self._leave_seconds = settings.drain_seconds + STOP_SECONDS
         self._alive: set[ApiProcess] = set()
         self._leaving = False
@@ -113,12 +116,14 @@ class Workers:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         numbers = (self._listening.fileno(), theirs.fileno())
+        taken = {each.slot for each in self._alive}
+        slot = next(number for number in count() if number not in taken)
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *self._command, "--socket", str(numbers[0]), "--parent", str(numbers[1]),
+                *self._command, "--socket", str(numbers[0]), "--parent", str(numbers[1]), "--slot", str(slot),
                 pass_fds=numbers, start_new_session=True,
             )  # fmt: skip
-        worker = ApiProcess(process, ours)
+        worker = ApiProcess(process, ours, slot)
         self._alive.add(worker)
         return worker
 
@@ -179,8 +184,9 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     return listening
 
 
-def worker_command(host: str, port: int, data: str) -> list[str]:
-    return [sys.executable, "-m", "flashsale.cli", "serve", "--host", host, "--port", str(port), "--data", data]
+def worker_command(settings: Settings, host: str, port: int) -> list[str]:
+    told = {"--host": host, "--port": str(port), "--data": settings.data, "--loops": ",".join(settings.loops) or "none"}
+    return [sys.executable, "-m", "flashsale.cli", "serve", *(word for option in told.items() for word in option)]
 
 
 def watch_parent(number: int) -> None:

@@ -13,8 +13,11 @@ from collections.abc import Mapping
 
 from flashsale.core.event import Event, Topic
 from flashsale.core.journal import Kind, Movement, Stock, move
+from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
-from flashsale.core.payment import Payment, Refund
+from flashsale.core.payment import Payment, Refund, Right, TransactionKey
+from flashsale.core.refusal import recalled
+from flashsale.core.request import Request
 from flashsale.core.reservation import TRANSITIONS, Reservation, Status
 from flashsale.core.sale import Sale
 
@@ -22,7 +25,7 @@ Line = tuple[str, str]
 """`(sale_id, sku_id)`: the key of a stock row."""
 Claim = tuple[str, str, str]
 """`(user_id, sale_id, sku_id)`: what a purchase limit is counted over."""
-Request = tuple[str, str, str]
+Keyed = tuple[str, str, str]
 """`(user_id, sale_id, request_key)`."""
 
 CLAIMED_BY: dict[Kind, int] = {Kind.RELEASE: -1, Kind.EXPIRE: -1, Kind.CONFIRM: 0, Kind.HONOUR: 1, Kind.RETURN: -1}
@@ -33,9 +36,10 @@ class Books:
     """The rows of one transaction and what has been decided on them."""
 
     __slots__ = (
-        "changed_orders", "changed_payments", "changed_refunds", "changed_reservations", "claims", "events",
-        "journal", "new_orders", "new_payments", "new_refunds", "new_reservations", "orders", "payments",
-        "refunds", "requests", "reservations", "sales", "stock", "touched_stock",
+        "audited", "changed_orders", "changed_payments", "changed_refunds", "changed_reservations", "changed_rights",
+        "claims", "events", "filled", "journal", "letters", "new_letters", "new_orders", "new_payments", "new_refunds",
+        "new_reservations", "orders", "payments", "queued", "redriven", "refunds", "requests", "reservations", "rights",
+        "sales", "stock", "taken", "touched_stock",
     )  # fmt: skip
 
     def __init__(self, sales: Mapping[str, Sale]) -> None:
@@ -43,16 +47,29 @@ class Books:
         self.stock: dict[Line, Stock] = {}
         self.claims: dict[Claim, int] = {}
         """Units held and bought, counted from the user's reservations."""
-        self.requests: dict[Request, list[Reservation]] = {}
+        self.requests: dict[Keyed, list[Reservation]] = {}
         self.reservations: dict[str, Reservation] = {}
         self.orders: dict[str, Order] = {}
         self.payments: dict[str, Payment] = {}
         self.refunds: dict[str, Refund] = {}
+        self.letters: dict[str, DeadLetter] = {}
+        self.rights: dict[TransactionKey, Right] = {}
+        """Of transactions that may be another shard's."""
 
         self.journal: list[Movement] = []
         self.events: list[Event] = []
         self.touched_stock: set[Line] = set()
         self.new_reservations: list[Reservation] = []
+        self.filled: list[Reservation] = []
+        """Withdrawn before their requests arrived, and completed now."""
+        self.queued: list[Request] = []
+        """Taken into the ledger's own queue."""
+        self.taken: list[int] = []
+        """Places of the queue that are done with."""
+        self.new_letters: list[DeadLetter] = []
+        self.redriven: list[DeadLetter] = []
+        self.audited: list[tuple[int, str, str, str, dict[str, object]]] = []
+        """Of what operators did: when, who, what, to what, with what."""
         self.new_orders: list[Order] = []
         self.new_payments: list[Payment] = []
         self.new_refunds: list[Refund] = []
@@ -60,12 +77,16 @@ class Books:
         self.changed_orders: dict[str, Order] = {}
         self.changed_payments: dict[str, Payment] = {}
         self.changed_refunds: dict[str, Refund] = {}
+        self.changed_rights: dict[TransactionKey, Right | None] = {}
+        """None: the row goes."""
 
     @property
     def unchanged(self) -> bool:
         written = (
             self.journal, self.events, self.new_reservations, self.new_orders, self.new_payments, self.new_refunds,
             self.changed_reservations, self.changed_orders, self.changed_payments, self.changed_refunds,
+            self.filled, self.queued, self.taken, self.new_letters, self.redriven,
+            self.changed_rights,
         )  # fmt: skip
         return not any(written)
 
@@ -74,6 +95,11 @@ class Books:
 
     def payments_of(self, order_id: str) -> list[Payment]:
         return [payment for payment in self.payments.values() if payment.order_id == order_id]
+
+    def elsewhere(self, provider: str, transaction_id: str) -> bool:
+        """Whether another shard has the right to this transaction."""
+        right = self.rights.get((provider, transaction_id))
+        return right is not None and not right.here
 
     def grant(self, reservation: Reservation, actor: str) -> None:
         """Writes a new reservation and holds its units. The caller has checked stock and limit."""
@@ -84,6 +110,23 @@ class Books:
         if reservation.request_key is not None:
             request = (reservation.user_id, reservation.sale_id, reservation.request_key)
             self.requests.setdefault(request, []).append(reservation)
+
+    def reject(self, reservation: Reservation) -> None:
+        """Writes the row of a queued request that was refused: it moves no unit, so its event stands for itself."""
+        self.reservations[reservation.reservation_id] = reservation
+        self.new_reservations.append(reservation)
+        self._tell(reservation, "reservation.rejected")
+
+    def withdraw(self, reservation: Reservation) -> None:
+        """Writes the row of a request that is given up before it arrives; its event comes when it is filled in."""
+        self.reservations[reservation.reservation_id] = reservation
+        self.new_reservations.append(reservation)
+
+    def fill(self, reservation: Reservation) -> None:
+        """Completes a row that knew no more than its id."""
+        self.reservations[reservation.reservation_id] = reservation
+        self.filled.append(reservation)
+        self._tell(reservation, "reservation.cancelled")
 
     def transition(self, reservation: Reservation, kind: Kind, now_ms: int, actor: str) -> None:
         """Moves a reservation along `TRANSITIONS`, with its units, its limit, its journal row and its event.
@@ -108,6 +151,18 @@ class Books:
         self.changed_orders[order.order_id] = order
         body: dict[str, object] = {"saleId": order.sale_id, "userId": order.user_id, "status": order.status}
         self.events.append(Event(Topic.ORDERS, f"order.{what}", order.order_id, order.sequence, now_ms, body))
+
+    def _tell(self, reservation: Reservation, what: str) -> None:
+        body: dict[str, object] = {
+            "saleId": reservation.sale_id,
+            "skuId": reservation.sku_id,
+            "quantity": reservation.quantity,
+            "actor": reservation.user_id,
+        }
+        if reservation.refusal is not None:
+            body["code"] = recalled(reservation.refusal).refusal.code
+        at_ms = reservation.created_at_ms
+        self.events.append(Event(Topic.RESERVATIONS, what, reservation.reservation_id, 1, at_ms, body))
 
     def _claim(self, reservation: Reservation, quantity: int) -> None:
         claim = (reservation.user_id, reservation.sale_id, reservation.sku_id)

@@ -96,15 +96,17 @@ def _unpayable(reservations: list[Reservation], now_ms: int) -> Refused | None:
 
 
 def _reused(books: Books, checkout: Checkout, order: Order | None) -> Refused | None:
+    reused = books.elsewhere(checkout.provider, checkout.transaction_id)
     for payment in books.payments.values():
         same = (payment.provider, payment.transaction_id) == (checkout.provider, checkout.transaction_id)
-        if same and claims(payment) and (order is None or payment.order_id != order.order_id):
-            return Refused(
-                Refusal.PAYMENT_REUSED,
-                f"Transaction {checkout.transaction_id} pays for another order",
-                {"paymentTransactionId": checkout.transaction_id},
-            )
-    return None
+        reused |= same and claims(payment) and (order is None or payment.order_id != order.order_id)
+    if not reused:
+        return None
+    return Refused(
+        Refusal.PAYMENT_REUSED,
+        f"Transaction {checkout.transaction_id} pays for another order",
+        {"paymentTransactionId": checkout.transaction_id},
+    )
 
 
 def _again(books: Books, checkout: Checkout, order: Order, now_ms: int, new_id: NewId) -> Opened | Refused:

@@ -29,6 +29,7 @@ class Topic(StrEnum):
     RESERVATIONS = "flashsale.reservations"
     INVENTORY = "flashsale.inventory"
     ORDERS = "flashsale.orders"
+    DEAD_LETTERS = "flashsale.requests.dlq"
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):
@@ -91,7 +92,7 @@ RESERVATION_EVENT: dict[Kind, str] = {
 def published(row: Told) -> list[Published]:
     """The events that a row is, in the order in which they are told."""
     if isinstance(row, Event):
-        return [_of_order(row)]
+        return [_of_event(row)]
     inventory = _of_stock(row)
     return [inventory] if row.reservation_id is None else [_of_reservation(row, row.reservation_id), inventory]
 
@@ -128,12 +129,19 @@ def _of_movement(row: Movement, event_id: str, name: str, topic: Topic, body: di
     return Published(event_id, name, topic, row.sku_id, moment(row.at_ms), VERSION, body, sku_seq=row.sku_seq)
 
 
-def _of_order(row: Event) -> Published:
+SUBJECT: dict[Topic, str] = {
+    Topic.ORDERS: "orderId",
+    Topic.RESERVATIONS: "reservationId",
+    Topic.DEAD_LETTERS: "deadLetterId",
+}
+"""What an event that is no movement calls the thing it is about."""
+
+
+def _of_event(row: Event) -> Published:
     event_id = f"{row.subject}.{row.sequence}"
-    body = {"orderId": row.subject, **row.body}
-    return Published(
-        event_id, row.type, row.topic, row.subject, moment(row.at_ms), VERSION, body, sequence=row.sequence
-    )
+    key = str(row.body.get("skuId", row.subject))
+    body = {SUBJECT[row.topic]: row.subject, **row.body}
+    return Published(event_id, row.type, row.topic, key, moment(row.at_ms), VERSION, body, sequence=row.sequence)
 
 
 def moment(ms: int) -> str:

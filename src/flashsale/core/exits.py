@@ -9,7 +9,7 @@ from flashsale.core.journal import Kind
 from flashsale.core.order import Order, OrderStatus
 from flashsale.core.payment import Due, PaymentStatus
 from flashsale.core.refusal import Refusal, Refused, not_found
-from flashsale.core.reservation import Reservation, Status, lapsed, status_at
+from flashsale.core.reservation import Reservation, Status, is_bare, lapsed, status_at
 
 SWEEPER = "sweeper"
 
@@ -29,6 +29,17 @@ def release(books: Books, reservation_id: str, user_id: str | None, now_ms: int)
     # Below this line nothing can fail.
     _abandon(books, reservation, Kind.RELEASE, OrderStatus.CANCELLED, now_ms, reservation.user_id)
     return reservation
+
+
+def withdraw(books: Books, reservation_id: str, user_id: str | None, now_ms: int) -> Reservation | Refused:
+    """Gives a queued reservation back, or up: before its decision there is no row, and the one written here is what the
+    decision finds. Its id is known to be genuine, and the user's."""
+    known = books.reservations.get(reservation_id)
+    if known is not None:
+        return known if is_bare(known) else release(books, reservation_id, user_id, now_ms)
+    bare = Reservation(reservation_id, user_id or "", "", "", 1, Status.CANCELLED, 0, "", now_ms, now_ms)
+    books.withdraw(bare)
+    return bare
 
 
 def expire(books: Books, now_ms: int) -> int:

@@ -11,6 +11,7 @@ below CAPTURED because money that moved is a fact whatever we asked for before.
 """
 
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,6 +36,19 @@ class Transaction(msgspec.Struct, frozen=True):
     refunded_minor: int = 0
     reason: str = ""
     """Why it FAILED, in the provider's words; empty otherwise."""
+
+
+TransactionKey = tuple[str, str]
+"""`(provider, transaction_id)`."""
+
+
+class Right(NamedTuple):
+    """Which shard may use a transaction, and how often that has changed (right.py)."""
+
+    shard_id: int
+    turn: int
+    here: bool
+    """Whether that is the shard on which this is written."""
 
 
 class Due(StrEnum):

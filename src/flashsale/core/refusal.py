@@ -52,6 +52,17 @@ class Refused(msgspec.Struct, frozen=True):
     details: dict[str, Any] = {}
 
 
+def kept(refused: Refused) -> str:
+    """A refusal as text, to be kept in a row."""
+    return msgspec.json.encode((refused.refusal.code, refused.message, refused.details)).decode()
+
+
+def recalled(text: str) -> Refused:
+    """The refusal that `kept` has written."""
+    code, message, details = msgspec.json.decode(text)
+    return Refused(Refusal[code], message, details)
+
+
 def invalid(field: str, message: str) -> Refused:
     """A request that names no existing thing wrongly, but is wrong in itself."""
     errors = [{"field": field, "message": message}]

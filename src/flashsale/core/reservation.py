@@ -8,6 +8,9 @@ units is named after its stock movement, so a reservation's history is the list 
        │           │ └──EXPIRE──► EXPIRED ┘ HONOUR (late money; stock and limit checked again)
        ▼           └──RELEASE──► CANCELLED
     REJECTED, CANCELLED
+
+PENDING is a queued request before its decision: an id without a row (`core/pending.py`). Its user may withdraw it: then
+there is a CANCELLED row that knows no more than the id, until the request itself arrives and fills it in.
 """
 
 from enum import StrEnum
@@ -65,6 +68,15 @@ class Reservation(msgspec.Struct, array_like=True):
     request_key: str | None = None
     order_id: str | None = None
     returned_quantity: int = 0
+    refusal: str | None = None
+    """Of a REJECTED one: why, as `core.refusal.kept` writes it."""
+    redrive_of: str | None = None
+    """The reservation that a dead letter had, of which this is another try."""
+
+
+def is_bare(reservation: Reservation) -> bool:
+    """Whether it was withdrawn before its request arrived: nothing but its id is known."""
+    return not reservation.sale_id
 
 
 def status_at(reservation: Reservation, now_ms: int) -> Status:

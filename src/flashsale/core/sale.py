@@ -86,13 +86,20 @@ class Sale(msgspec.Struct, frozen=True, dict=True, rename="camel"):
 
 def state_at(sale: Sale, now_ms: int) -> SaleState:
     """What the sale is at `now_ms`. The end wins over the pause, the pause over the window's inside."""
+    state = state_when_asked(sale, now_ms)
+    if sale.ended and state is not SaleState.DRAFT:
+        return SaleState.ENDED
+    return SaleState.PAUSED if sale.paused and state is SaleState.ACTIVE else state
+
+
+def state_when_asked(sale: Sale, at_ms: int) -> SaleState:
+    """By its window alone: what the sale was for a request that was taken into the queue at `at_ms`. An operator's end
+    closes the window, so that what came before it is still decided; a pause holds what waits and refuses none of it."""
     if sale.starts_at_ms is None:
         return SaleState.DRAFT
-    if sale.ended or (sale.ends_at_ms is not None and now_ms >= sale.ends_at_ms):
+    if sale.ends_at_ms is not None and at_ms >= sale.ends_at_ms:
         return SaleState.ENDED
-    if now_ms < sale.starts_at_ms:
-        return SaleState.SCHEDULED
-    return SaleState.PAUSED if sale.paused else SaleState.ACTIVE
+    return SaleState.SCHEDULED if at_ms < sale.starts_at_ms else SaleState.ACTIVE
 
 
 class Switch(StrEnum):
@@ -135,4 +142,5 @@ def switched(sale: Sale, switch: Switch, now_ms: int) -> Sale | None:
         case Switch.PAUSE | Switch.RESUME:
             return replace(sale, paused=switch is Switch.PAUSE)
         case Switch.END:
-            return replace(sale, ended=True)
+            # When it ended decides which of the queued requests came in time.
+            return replace(sale, ended=True, ends_at_ms=min(now_ms, sale.ends_at_ms or now_ms))

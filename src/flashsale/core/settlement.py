@@ -66,7 +66,9 @@ def _claimed_by_another(books: Books, payment: Payment) -> bool:
     if claims(payment):
         return False
     mine = (payment.provider, payment.transaction_id)
-    return any((other.provider, other.transaction_id) == mine and claims(other) for other in books.payments.values())
+    return books.elsewhere(*mine) or any(
+        (other.provider, other.transaction_id) == mine and claims(other) for other in books.payments.values()
+    )
 
 
 def _news(payment: Payment, fact: Transaction) -> bool:

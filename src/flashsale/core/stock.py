@@ -5,6 +5,10 @@ attempt is whole or refused; a later and smaller one may still win. Key first: a
 reservation is answered with it before sale state, limit and stock are looked at, so that nobody who
 lost a reply is refused his own unit. Then the refusals stand in the order of `Refusal`; below the line
 nothing can fail.
+
+A queued attempt (one with a `Slip`) is decided by the same rules, once: whoever finds its rows finds its answer. Its
+sale is judged by the time at which it was taken into the queue, and a refusal is a row too (REJECTED): its buyer has
+been told to come back for an answer. While its sale is paused it is not decided at all.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,21 +17,32 @@ import msgspec
 
 from flashsale.core.books import Books
 from flashsale.core.journal import Kind
-from flashsale.core.refusal import Refusal, Refused, not_found
-from flashsale.core.reservation import RequestKind, Reservation, Status
-from flashsale.core.sale import Sale, SaleState, Settlement, state_at
+from flashsale.core.refusal import Refusal, Refused, kept, not_found
+from flashsale.core.request import Item
+from flashsale.core.reservation import RequestKind, Reservation, Status, is_bare
+from flashsale.core.sale import Sale, SaleState, Settlement, state_at, state_when_asked
 
 NewId = Callable[[str], str]
 """Makes a fresh id with the prefix given: `new_id("res_")`."""
 
 
-ITEMS_MAX = 100
-QUANTITY_MAX = 10_000
+class Slip(msgspec.Struct, frozen=True):
+    """What a queued request has been given before its decision."""
 
+    reservation_ids: tuple[str, ...]
+    """One for each item."""
+    at_ms: int
+    """When it was taken into the queue."""
+    redrive_of: str | None = None
+    place: int | None = None
+    """In the ledger's own queue, which it leaves with its decision."""
+    beyond: str | None = None
+    """The id that one more item of a request with this key would have."""
 
-class Item(msgspec.Struct, frozen=True):
-    sku_id: str
-    quantity: int
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of every row that matters to its decision."""
+        return self.reservation_ids if self.beyond is None else (*self.reservation_ids, self.beyond)
 
 
 class Attempt(msgspec.Struct):
@@ -38,6 +53,8 @@ class Attempt(msgspec.Struct):
     items: tuple[Item, ...]
     key: str | None = None
     kind: RequestKind = RequestKind.SINGLE
+    slip: Slip | None = None
+    """Of a queued one."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -49,19 +66,44 @@ class Granted(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
-def reserve(books: Books, attempts: Sequence[Attempt], now_ms: int, new_id: NewId) -> list[Granted | Refused]:
+class Pending(msgspec.Struct, frozen=True):
+    """A queued request that is not decided yet. What is not known of it (asked for by its id alone) is None."""
+
+    reservation_ids: tuple[str, ...]
+    user_id: str | None = None
+    items: tuple[Item, ...] | None = None
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What became of a queued attempt: a row for each item, RESERVED, REJECTED or CANCELLED; later, what came of it."""
+
+    reservations: list[Reservation]
+    now_ms: int
+    replayed: bool = False
+
+
+def reserve(books: Books, attempts: Sequence[Attempt], now_ms: int, new_id: NewId) -> list[Granted | Refused | Decided]:
     """Decides a batch. One answer for each attempt, in its place."""
     asked = {attempt.sale_id for attempt in attempts} & books.sales.keys()
     closed = {sale_id: _closed(books.sales[sale_id], now_ms) for sale_id in asked}
-    return [_decide(books, attempt, closed, now_ms, new_id) for attempt in attempts]
+    return [
+        _decide(books, attempt, closed, now_ms, new_id)
+        if attempt.slip is None
+        else _decide_queued(books, attempt, attempt.slip, closed.get(attempt.sale_id), now_ms)
+        for attempt in attempts
+    ]
 
 
-def refuse_early(books: Books, attempt: Attempt, now_ms: int) -> Granted | Refused | None:
+def refuse_early(books: Books, attempt: Attempt, now_ms: int) -> Granted | Refused | Decided | None:
     """What can be answered from a read: the reservation of a repeated request, or a refusal. None if it may win.
 
     For shortcuts that keep a lost crowd away from the ledger's writer. Nothing is changed.
     """
-    return _replay(books, attempt, now_ms) or _refuse(books, attempt, _closed_of(books, attempt, now_ms))
+    return (
+        _replay_queued(books, attempt, now_ms)
+        or _replay(books, attempt, now_ms)
+        or _refuse(books, attempt, _closed_of(books, attempt, now_ms))
+    )
 
 
 def _decide(
@@ -73,7 +115,78 @@ def _decide(
         return refused
     # Below this line nothing can fail.
     sale = books.sales[attempt.sale_id]
-    return Granted([_grant(books, sale, attempt, item, now_ms, new_id) for item in attempt.items], now_ms)
+    return Granted([_grant(books, sale, attempt, item, now_ms, new_id("res_"), None) for item in attempt.items], now_ms)
+
+
+def decide_queued(books: Books, attempt: Attempt, now_ms: int) -> Decided | Refused:
+    """Decides one queued attempt by itself."""
+    assert attempt.slip is not None
+    return _decide_queued(books, attempt, attempt.slip, _closed_of(books, attempt, now_ms), now_ms)
+
+
+def reject_queued(books: Books, attempt: Attempt, refused: Refused, now_ms: int) -> None:
+    """Refuses a queued attempt whatever its rows and rules would say; what was decided before stays."""
+    assert attempt.slip is not None
+    if not _answered(books, attempt.slip):
+        _write_answers(books, attempt, attempt.slip, lambda _: refused, now_ms)
+
+
+def _decide_queued(
+    books: Books, attempt: Attempt, slip: Slip, closed: Refused | None, now_ms: int
+) -> Decided | Refused:
+    answered = _answered(books, slip)
+    if closed and closed.refusal is Refusal.PAUSED and not answered:
+        return closed
+    # Below this line nothing can fail.
+    if slip.place is not None:
+        books.taken.append(slip.place)
+    if answered:
+        # What has no row beside those of another request with this key was promised an answer all the same.
+        _write_answers(books, attempt, slip, lambda _: key_reused(None), now_ms)
+    else:
+        when_asked = _closed_when_asked(books, attempt, slip)
+        _write_answers(books, attempt, slip, lambda asked: _refuse(books, asked, when_asked), now_ms)
+    return Decided(_rows_of(books, slip), now_ms)
+
+
+def _rows_of(books: Books, slip: Slip) -> list[Reservation]:
+    found = (books.reservations.get(reservation_id) for reservation_id in slip.reservation_ids)
+    return [row for row in found if row]
+
+
+def _answered(books: Books, slip: Slip) -> bool:
+    """All rows of a request are written at once, but for those withdrawn before. So where there is one, this request,
+    or another one with its key, has been decided."""
+    return any(not is_bare(row) for row in _rows_of(books, slip))
+
+
+def _write_answers(
+    books: Books, attempt: Attempt, slip: Slip, refuse: Callable[[Attempt], Refused | None], now_ms: int
+) -> None:
+    """A row for each item that has none: of what was withdrawn meanwhile nothing is asked any more."""
+    left: list[tuple[str, Item]] = []
+    for reservation_id, item in zip(slip.reservation_ids, attempt.items, strict=True):
+        row = books.reservations.get(reservation_id)
+        if row is None:
+            left.append((reservation_id, item))
+        elif is_bare(row):
+            books.fill(_row(books, attempt, item, reservation_id, Status.CANCELLED, now_ms))
+    if not left:
+        return
+    refused = refuse(Attempt(attempt.user_id, attempt.sale_id, tuple(item for _, item in left)))
+    for reservation_id, item in left:
+        if refused is None:
+            sale = books.sales[attempt.sale_id]
+            _grant(books, sale, attempt, item, now_ms, reservation_id, slip.redrive_of)
+            continue
+        row = _row(books, attempt, item, reservation_id, Status.REJECTED, now_ms)
+        row.refusal, row.redrive_of = kept(refused), slip.redrive_of
+        books.reject(row)
+
+
+def _closed_when_asked(books: Books, attempt: Attempt, slip: Slip) -> Refused | None:
+    sale = books.sales.get(attempt.sale_id)
+    return _closed_as(sale, state_when_asked(sale, slip.at_ms)) if sale else None
 
 
 def _replay(books: Books, attempt: Attempt, now_ms: int) -> Granted | Refused | None:
@@ -83,8 +196,27 @@ def _replay(books: Books, attempt: Attempt, now_ms: int) -> Granted | Refused | 
     if earlier is None:
         return None
     if not _same_request(attempt, earlier):
-        return Refused(Refusal.KEY_REUSED, "This request key was used for another request", {"requestKey": attempt.key})
+        return key_reused(attempt.key)
     return Granted(_in_order_of(attempt, earlier), now_ms, replayed=True)
+
+
+def _replay_queued(books: Books, attempt: Attempt, now_ms: int) -> Decided | Refused | None:
+    """The rows of a queued request that was decided already, or given up. Its key has made its ids."""
+    if attempt.slip is None:
+        return None
+    known, slip = _rows_of(books, attempt.slip), attempt.slip
+    if not _answered(books, slip):
+        given_up = len(known) == len(slip.reservation_ids)
+        return Decided(known, now_ms, replayed=True) if given_up else None
+    rows = {row.reservation_id: (row.sku_id, row.quantity, row.request_kind) for row in known}
+    asked = [(item.sku_id, item.quantity, attempt.kind) for item in attempt.items]
+    if slip.beyond in books.reservations or [rows.get(each) for each in slip.reservation_ids] != asked:
+        return key_reused(attempt.key)
+    return Decided(known, now_ms, replayed=True)
+
+
+def key_reused(key: str | None) -> Refused:
+    return Refused(Refusal.KEY_REUSED, "This request key was used for another request", {"requestKey": key})
 
 
 def _same_request(attempt: Attempt, earlier: list[Reservation]) -> bool:
@@ -125,7 +257,10 @@ def _closed_of(books: Books, attempt: Attempt, now_ms: int) -> Refused | None:
 
 def _closed(sale: Sale, now_ms: int) -> Refused | None:
     """Why the sale takes no new reservation at this time; None while it is ACTIVE."""
-    state = state_at(sale, now_ms)
+    return _closed_as(sale, state_at(sale, now_ms))
+
+
+def _closed_as(sale: Sale, state: SaleState) -> Refused | None:
     if state is SaleState.ACTIVE:
         return None
     if state is SaleState.PAUSED:
@@ -152,14 +287,27 @@ def sold_out(sku_id: str, requested: int, available: int) -> Refused:
     return Refused(Refusal.SOLD_OUT, message, details)
 
 
-def _grant(books: Books, sale: Sale, attempt: Attempt, item: Item, now_ms: int, new_id: NewId) -> Reservation:
+def _grant(
+    books: Books, sale: Sale, attempt: Attempt, item: Item, now_ms: int, reservation_id: str, redrive_of: str | None
+) -> Reservation:
     product = sale.by_sku[item.sku_id]
     reservation = Reservation(
-        new_id("res_"), attempt.user_id, attempt.sale_id, item.sku_id, item.quantity, Status.RESERVED,
+        reservation_id, attempt.user_id, attempt.sale_id, item.sku_id, item.quantity, Status.RESERVED,
         product.price_minor, product.currency, now_ms, now_ms + sale.reservation_seconds * 1000,
-        attempt.kind, attempt.key,
+        attempt.kind, attempt.key, redrive_of=redrive_of,
     )  # fmt: skip
     books.grant(reservation, attempt.user_id)
     if sale.settlement is Settlement.NONE:
         books.transition(reservation, Kind.CONFIRM, now_ms, attempt.user_id)
     return reservation
+
+
+def _row(books: Books, attempt: Attempt, item: Item, reservation_id: str, status: Status, now_ms: int) -> Reservation:
+    """A reservation that holds nothing."""
+    sale = books.sales.get(attempt.sale_id)
+    product = sale.product(item.sku_id) if sale else None
+    price_minor, currency = (product.price_minor, product.currency) if product else (0, "")
+    return Reservation(
+        reservation_id, attempt.user_id, attempt.sale_id, item.sku_id, item.quantity, status,
+        price_minor, currency, now_ms, now_ms, attempt.kind,
+    )  # fmt: skip

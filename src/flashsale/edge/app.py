@@ -7,6 +7,7 @@ an error of API.md here.
 """
 
 import hmac
+import secrets
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
@@ -20,7 +21,7 @@ from litestar.response import Response
 from litestar.types import ASGIApp, HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
 from flashsale.core.refusal import Refusal, Refused, invalid
-from flashsale.edge import buyer, operations, operator, wire
+from flashsale.edge import buyer, dead_letters, metrics, operations, operator, wire
 from flashsale.edge.call import (
     BUYER_BODY_MAX,
     OPERATOR_BODY_MAX,
@@ -35,6 +36,7 @@ from flashsale.edge.call import (
     path_of,
 )
 from flashsale.edge.hot_routes import HotRoutes
+from flashsale.edge.metrics import Metrics, Slot
 from flashsale.edge.openapi import document
 from flashsale.edge.wire import Answer
 from flashsale.engine import Engine
@@ -53,9 +55,10 @@ log = structlog.get_logger("flashsale.edge")
 
 
 def create_app(
-    engine: Engine, token: str, hot: HotRoutes | None = None, draining: Callable[[], bool] | None = None
-) -> Litestar:
-    """The ordinary lane over an open engine. `token` is the operators'.
+    engine: Engine, token: str, hot: HotRoutes | None = None, draining: Callable[[], bool] | None = None,
+    slot: Slot | None = None,
+) -> Litestar:  # fmt: skip
+    """The ordinary lane over an open engine. `token` is the operators', `slot` which one of several workers this is.
 
     `draining` tells that the server is leaving; so does `app.state.draining`, for a server that gets an app ready-made.
     """
@@ -64,10 +67,26 @@ def create_app(
     calls, pages = [], operations.Pages()
     calls += buyer.calls(engine, hot or HotRoutes(engine))
     calls += operator.calls(engine)
+    calls += dead_letters.calls(engine)
     state = State({"draining": False})
     leaving = draining or (lambda: bool(state.draining))
-    calls += operations.calls(operations.Operations(engine, engine.provider, leaving), pages)
+    operated = operations.Operations(engine, engine.provider, leaving)
+    counted = Metrics(engine, operated, slot)
+    state.metrics = counted
+    calls += [*operations.calls(operated, pages), *metrics.calls(counted)]
     pages.document = document(calls)
+    return _app(engine, token, calls, state)
+
+
+def create_health_app(engine: Engine) -> Litestar:
+    """For a process that has no buyers: how it is, and nothing else."""
+    state = State({"draining": False})
+    operated = operations.Operations(engine, engine.provider, lambda: bool(state.draining))
+    calls = [*operations.health_calls(operated), *metrics.calls(Metrics(engine, operated))]
+    return _app(engine, secrets.token_urlsafe(), calls, state)
+
+
+def _app(engine: Engine, token: str, calls: list[Call], state: State) -> Litestar:
     desk = _Desk(engine, token.encode())
     return Litestar(
         route_handlers=[_route(path, methods, desk) for path, methods in _by_path(calls).items()],
@@ -117,10 +136,17 @@ class _Desk:
 
     def __init__(self, engine: Engine, token: bytes) -> None:
         self._now_ms = engine.clock.now_ms
+        self._counts = engine.counts
         self._token = token
 
     async def answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | None:
-        """The answer of a route; None when its client has gone."""
+        """The answer of a route, counted; None when its client has gone."""
+        answer = await self._answer(call, scope, receive)
+        if answer is not None:
+            self._counts.answers[route_class(call)][answer.status] += 1
+        return answer
+
+    async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | None:
         body_max = OPERATOR_BODY_MAX if call.audience is Audience.OPERATORS else BUYER_BODY_MAX
         ask = Ask(scope, receive, body_max)
         try:
@@ -140,6 +166,7 @@ class _Desk:
     def framework_refused(self, request: AnyRequest, trouble: HTTPException) -> Response[Any]:
         """An unknown path, a method that a path does not have, a malformed host."""
         scope, status = request.scope, trouble.status_code
+        self._counts.answers["none"][status] += 1
         if status == 404:
             return _litestars(self._error(scope, Refused(Refusal.NOT_FOUND, "No such path"), status))
         if status == 405:
@@ -150,6 +177,7 @@ class _Desk:
 
     def failed(self, request: AnyRequest, trouble: Exception) -> Response[Any]:
         """A defect of ours. The client learns no more than that."""
+        self._counts.answers["none"][500] += 1
         log.error("request failed", method=request.method, path=path_of(request.scope), exc_info=trouble)
         return _litestars(self._error(request.scope, BROKEN, 500, "Internal Server Error"))
 
@@ -158,13 +186,29 @@ class _Desk:
         return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
 
     def _shown(self, scope: Scope, reply: Reply) -> Answer | Page:
-        return wire.refusal(reply, path_of(scope), self._now_ms()) if isinstance(reply, Refused) else reply
+        if not isinstance(reply, Refused):
+            return reply
+        self._counts.refusals[reply.refusal.code] += 1
+        return wire.refusal(reply, path_of(scope), self._now_ms())
 
     def _error(
         self, scope: Scope, refused: Refused, status: int, title: str = "", headers: tuple[wire.Header, ...] = ()
     ) -> Answer:
         title = title or refused.refusal.title
+        self._counts.refusals[refused.refusal.code] += 1
         return wire.error(refused, path_of(scope), self._now_ms(), status, title, headers)
+
+
+HOT = {
+    ("POST", "/api/v1/reservations"): "reserve",
+    ("GET", "/api/v1/products/{skuId}/availability"): "availability",
+    ("GET", "/api/v1/reservations/{reservationId}"): "reservation",
+}
+
+
+def route_class(call: Call) -> str:
+    """By what answers are counted: a hot route by its name, any other by whom it is for."""
+    return HOT.get((call.method, call.path)) or call.audience.name.lower()
 
 
 async def _send(reply: Answer | Page, scope: Scope, send: Send) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
-from flashsale.core.stock import Item
+from flashsale.core.request import Item
+from flashsale.core.stock import Granted
 from flashsale.edge import schema, views
 from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, caller, request_key
 from flashsale.edge.hot_routes import HotRoutes, Send
-from flashsale.edge.wire import ECHO_MAX, Answer, availability, cart, invalid_fields, reservation
+from flashsale.edge.queued import WAIT_SECONDS_MAX, CartState, ReservationState, wait_seconds
+from flashsale.edge.strict_json import ECHO_MAX
+from flashsale.edge.wire import Answer, availability, cart, invalid_fields, reservation
 from flashsale.engine import Engine
 
 API = "/api/v1"
-WAIT_SECONDS_MAX = 10
 REASON_MAX = 500
 
 R = Refusal
@@ -34,6 +36,12 @@ WAIT = Param(
     "wait",
     "Seconds to wait for the outcome of a PENDING reservation; others are answered at once",
     {"type": "integer", "minimum": 0, "maximum": WAIT_SECONDS_MAX},
+)
+PREFER = Param(
+    "Prefer",
+    f"`wait=N`: in a queued sale, wait up to N seconds ({WAIT_SECONDS_MAX} at most) for the outcome",
+    {"type": "string"},
+    "header",
 )
 REASON = Param("reason", "Why, in your own words", {"type": "string", "maxLength": REASON_MAX})
 
@@ -74,20 +82,25 @@ class Buyer:
     async def reserve(self, ask: Ask) -> Answer:
         body = await ask.body()
         key, user = ask.header(b"idempotency-key"), ask.header(b"x-user-id")
-        return await _answered(lambda send: self._hot.reserve(body, key, user, ask.path, send))
+        wait = _wait_seconds(ask)
+        return await _answered(lambda send: self._hot.reserve(body, key, user, ask.path, send, wait))
 
     async def reserve_cart(self, ask: Ask) -> Answer | Refused:
         wish = await ask.read(schema.CartBody)
         user_id, key = caller(ask, wish.user_id), request_key(ask, wish.request_key)
         if user_id is None:
             return invalid("userId", "is required, here or in header X-User-ID")
-        outcome = await self._engine.reserve_cart(user_id, _items(wish), key)
-        return outcome if isinstance(outcome, Refused) else cart(outcome)
+        wait, outcome = _wait_seconds(ask), await self._engine.reserve_cart(user_id, _items(wish), key)
+        if isinstance(outcome, Refused):
+            return outcome
+        if isinstance(outcome, Granted):
+            return cart(outcome)
+        return await _answered(lambda send: self._hot.queued(outcome, True, ask.path, send, wait))
 
     async def reservation(self, ask: Ask) -> Answer:
-        ask.number("wait", 0, WAIT_SECONDS_MAX)
+        wait = ask.number("wait", 0, WAIT_SECONDS_MAX)
         reservation_id, user = ask.params["reservationId"], ask.header(b"x-user-id")
-        return await _answered(lambda send: self._hot.reservation(reservation_id, user, ask.path, send))
+        return await _answered(lambda send: self._hot.reservation(reservation_id, user, ask.path, send, wait))
 
     async def release(self, ask: Ask) -> Answer | Refused:
         released = await self._engine.release(ask.params["reservationId"], caller(ask))
@@ -151,6 +164,13 @@ async def _answered(begin: Callable[[Send], None]) -> Answer:
     return await future
 
 
+def _wait_seconds(ask: Ask) -> int:
+    said = wait_seconds(ask.header(b"prefer"))
+    if isinstance(said, Refused):
+        raise Refusing(said)
+    return said
+
+
 def _items(wish: schema.CartBody) -> tuple[Item, ...]:
     skus = [item.sku_id for item in wish.items]
     for number, sku_id in enumerate(skus):
@@ -200,12 +220,12 @@ def _window_calls(buyer: Buyer) -> list[Call]:
 
 
 def _reservation_calls(buyer: Buyer) -> list[Call]:
-    one, path = {200: schema.Reservation}, "/reservations/{reservationId}"
+    one, path = {200: ReservationState}, "/reservations/{reservationId}"
     return [
-        _post("/reservations", "Reserve units of a product", buyer.reserve, {201: schema.Reservation},
-              schema.ReserveBody, CLOSED, (USER, KEY)),
+        _post("/reservations", "Reserve units of a product", buyer.reserve,
+              {201: schema.Reservation, 202: ReservationState}, schema.ReserveBody, CLOSED, (USER, KEY, PREFER)),
         _post("/reservations/cart", "Reserve several products of one sale, or none", buyer.reserve_cart,
-              {201: schema.Cart}, schema.CartBody, CLOSED, (USER, KEY)),
+              {201: schema.Cart, 202: CartState}, schema.CartBody, CLOSED, (USER, KEY, PREFER)),
         _get(path, "A reservation as it stands", buyer.reservation, one, (R.NOT_FOUND,), (USER, WAIT)),
         Call("DELETE", API + path, Audience.BUYERS, "Give the units back", buyer.release, {204: None}, None,
              (R.NOT_FOUND, R.RESERVATION_EXPIRED, R.ILLEGAL_STATE), (USER,)),

@@ -6,6 +6,7 @@ by it, the OpenAPI document is written from it, so neither can forget what the o
 itself is raised as `Refusing` by the helpers here, so that handlers read as their normal case.
 """
 
+import re
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from functools import cached_property
@@ -17,13 +18,16 @@ from litestar.types import HTTPReceiveMessage, Receive, Scope
 
 from flashsale.core.refusal import Refusal, Refused, invalid
 from flashsale.edge.schema import IN_WORDS
-from flashsale.edge.wire import Answer, Header, is_key, is_user, parse_json
+from flashsale.edge.strict_json import parse_json
+from flashsale.edge.wire import Answer, Header, is_key, is_user
 
 T = TypeVar("T")
 
 BUYER_BODY_MAX = 16 * 1024
 OPERATOR_BODY_MAX = 1024 * 1024
 CURSOR_MAX = 2**63 - 1
+"""Of a ledger that is one database; that of several is a number of 64 bits for each."""
+_LONG_CURSOR = re.compile(r"x([0-9a-f]{1,1024})").fullmatch
 
 
 class Refusing(Exception):
@@ -112,6 +116,15 @@ class Ask:
             raise Refusing(invalid(name, f"must be a whole number from 0 to {most}"))
         return int(given)
 
+    def cursor(self, name: str, databases: int) -> int:
+        """A cursor over a ledger of so many databases, as `shown_cursor` showed it."""
+        long = _LONG_CURSOR(self.query.get(name, "")) if databases > 1 else None
+        if long is None:
+            return self.number(name, 0, CURSOR_MAX)
+        if int(long[1], 16) >= 2 ** (64 * databases):
+            raise Refusing(invalid(name, "must be `next` of a page"))
+        return int(long[1], 16)
+
     async def body(self) -> bytes:
         """The raw body. Raises TooLarge and Vanished."""
         announced = self.header(b"content-length")
@@ -174,8 +187,15 @@ class Call(msgspec.Struct, frozen=True):
     params: tuple[Param, ...] = ()
     etag: bool = False
     """Whether its answers carry the version of what they show."""
+    pruned: bool = False
+    """Whether what it is asked for may have been pruned: 410."""
     replayed: bool = False
     """Whether a repeated request is marked as such."""
+
+
+def shown_cursor(cursor: int) -> int | str:
+    """A number while it is one for most readers of JSON; else a text, which is to be taken as it is."""
+    return cursor if cursor <= CURSOR_MAX else f"x{cursor:x}"
 
 
 def path_of(scope: Scope) -> str:

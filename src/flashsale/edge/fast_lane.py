@@ -16,6 +16,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.server import ServerState
 
+from flashsale.counts import Counts
 from flashsale.edge.connection import NOTHING, Connection
 from flashsale.edge.guard import Guard
 from flashsale.edge.hot_routes import HotRoutes
@@ -28,6 +29,8 @@ SPELLINGS_MAX = 1024
 
 RESERVE, AVAILABILITY, RESERVATION = 1, 2, 3
 """The hot routes."""
+ROUTES = ("", "reserve", "availability", "reservation")
+"""What they are called where they are counted."""
 _RESERVE_URL, _RESERVE_PATH = b"/api/v1/reservations", "/api/v1/reservations"
 _AVAILABILITY_URL = re.compile(rb"/api/v1/products/([A-Za-z0-9_-]{1,64})/availability").fullmatch
 _RESERVATION_URL = re.compile(rb"/api/v1/reservations/(res_[A-Za-z0-9]{1,64})").fullmatch
@@ -37,7 +40,8 @@ _HOST_FORM = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9
 _LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL, _HOST = range(1, 7)
 _KINDS = {
     b"host": _HOST, b"content-length": _LENGTH, b"idempotency-key": _KEY, b"x-user-id": _USER,
-    b"connection": _CONNECTION, b"transfer-encoding": _UNUSUAL, b"expect": _UNUSUAL, b"upgrade": _UNUSUAL,
+    b"connection": _CONNECTION, b"prefer": _UNUSUAL, b"transfer-encoding": _UNUSUAL, b"expect": _UNUSUAL,
+    b"upgrade": _UNUSUAL,
 }  # fmt: skip
 
 
@@ -56,6 +60,9 @@ class Lane:
         """None: the fast lane is off. Limits and deadlines hold all the same."""
         self.guard = guard
         self.now_ms = clock.now_ms
+        answers = routes.counts.answers if routes is not None else Counts().answers
+        self.told = [answers[name] for name in ROUTES]
+        """How many answers had which status, for each hot route."""
         self.memo: dict[bytes, Remembered] = {}
         """Requests that came in exactly these bytes before. What the parser makes of a whole request depends on
         its bytes alone, so at a message boundary the same bytes are the same request."""
@@ -119,6 +126,8 @@ class FastLane(Connection):
         self.routes = lane.routes if config.limit_concurrency is None else None
         self.close_after = False
         """Whether the client wants the connection closed after the hot request in work."""
+        self.working = 0
+        """Which hot route that is for."""
         # Of the hot message being received:
         self.subject = ""
         self.key: bytes | None = None
@@ -131,7 +140,7 @@ class FastLane(Connection):
             return
         known = self.lane.memo.get(data)
         if known is not None and not self.flow.write_paused:
-            self.close_after = False
+            self.close_after, self.working = False, AVAILABILITY
             assert self.routes is not None
             self._answer(self.routes.availability(*known))
             return
@@ -206,7 +215,7 @@ class FastLane(Connection):
                 partial(self._work, self.hot, self.subject, path, self.body, self.key, self.user, self.deaf)
             )
         elif self.hot == RESERVE:
-            self.busy, self.close_after = True, self.deaf
+            self.busy, self.close_after, self.working = True, self.deaf, RESERVE
             self.routes.reserve(self.body, self.key, self.user, _RESERVE_PATH, self._answer)  # type: ignore[union-attr]
         else:
             self._work(self.hot, self.subject, self.url.decode(), b"", None, self.user, self.deaf)
@@ -214,7 +223,7 @@ class FastLane(Connection):
     def _work(
         self, hot: int, subject: str, path: str, body: bytes, key: bytes | None, user: bytes | None, close: bool
     ) -> None:
-        self.busy, self.close_after = True, close
+        self.busy, self.close_after, self.working = True, close, hot
         assert self.routes is not None
         if hot == RESERVE:
             self.routes.reserve(body, key, user, path, self._answer)
@@ -225,6 +234,7 @@ class FastLane(Connection):
 
     def _answer(self, answer: Answer) -> None:
         """Writes the answer of the hot request in work; does nothing when its client has gone."""
+        self.lane.told[self.working][answer.status] += 1
         transport = self.transport
         if transport.is_closing():
             return

@@ -5,17 +5,23 @@ the event loop. A `send` for a client that has gone must do nothing.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
 
+import msgspec
 import structlog
 
+from flashsale.core.pending import is_genuine
+from flashsale.core.questions import FindReservations, Query
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
-from flashsale.core.reservation import Reservation
-from flashsale.core.stock import Granted
+from flashsale.core.reservation import Reservation, is_bare
+from flashsale.core.stock import Decided, Granted, Pending
+from flashsale.counts import Counts
+from flashsale.edge import queued
+from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import (
-    ECHO_MAX,
     USER_FORM,
     Answer,
     availability,
@@ -26,7 +32,9 @@ from flashsale.edge.wire import (
     reservation,
 )
 from flashsale.flow.storefront import Offer, Storefront
-from flashsale.ports import Clock, FindReservations, LedgerUnavailable, Outcome, Query, Reply
+from flashsale.flow.waiting import Waiting
+from flashsale.ports import Answer as Told
+from flashsale.ports import Clock, LedgerUnavailable
 
 log = structlog.get_logger("flashsale.edge")
 
@@ -46,7 +54,15 @@ class Shop(Protocol):
     def clock(self) -> Clock: ...
     @property
     def storefront(self) -> Storefront: ...
-    def reserve_soon(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None: ...
+    @property
+    def secret(self) -> bytes: ...
+    @property
+    def waiting(self) -> Waiting: ...
+    @property
+    def counts(self) -> Counts: ...
+    def reserve_soon(
+        self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Callable[[Told], None]
+    ) -> None: ...
     async def find(self, query: Query[T]) -> T: ...
 
 
@@ -62,6 +78,7 @@ class _Question(NamedTuple):
     user_id: str | None
     path: str
     send: Send
+    wait_seconds: int
 
 
 class HotRoutes:
@@ -70,21 +87,52 @@ class HotRoutes:
         self._find = shop.find
         self._storefront = shop.storefront
         self._now_ms = shop.clock.now_ms
+        self._secret = shop.secret
+        self._waiting = shop.waiting
+        self.counts = shop.counts
         self._rendered: dict[str, _Rendered] = {}
         self._questions: list[_Question] = []
         self._reads: set[asyncio.Task[None]] = set()
 
-    def reserve(self, body: bytes, key: bytes | None, user_header: bytes | None, path: str, send: Send) -> None:
+    def reserve(
+        self, body: bytes, key: bytes | None, user_header: bytes | None, path: str, send: Send, wait_seconds: int = 0
+    ) -> None:
         """POST /reservations. `key` and `user_header` are Idempotency-Key and X-User-ID, if there are any."""
         call = parse_reserve(body, key, user_header)
         if isinstance(call, Refused):
-            send(refusal(call, path, self._now_ms()))
+            send(self._refusal(call, path))
         else:
-            reply = partial(self._decided, path, send)
+            reply = partial(self._decided, path, send, wait_seconds, perf_counter())
             self._reserve_soon(call.user_id, call.sku_id, call.quantity, call.key, reply)
 
-    def _decided(self, path: str, send: Send, outcome: Outcome) -> None:
-        send(granted(outcome) if isinstance(outcome, Granted) else refusal(outcome, path, self._now_ms()))
+    def _decided(self, path: str, send: Send, wait_seconds: int, began: float, outcome: Told) -> None:
+        self.counts.took(perf_counter() - began)
+        if isinstance(outcome, Granted):
+            send(granted(outcome))
+        elif isinstance(outcome, Refused):
+            send(self._refusal(outcome, path))
+        else:
+            self.queued(outcome, False, path, send, wait_seconds)
+
+    def queued(self, outcome: Pending | Decided, cart: bool, path: str, send: Send, wait_seconds: int) -> None:
+        """The answer to a request of a queued sale, after waiting for its outcome if the client wants that."""
+        if isinstance(outcome, Decided):
+            rows, now_ms = outcome.reservations, outcome.now_ms
+            send(self._as_if_direct(rows, cart, path, now_ms) if wait_seconds else queued.decided(outcome, cart))
+            return
+
+        def told(rows: list[Reservation]) -> None:
+            send(self._as_if_direct(rows, cart, path, self._now_ms()) if rows else queued.waits(outcome, cart))
+
+        self._waiting.wait(outcome.reservation_ids, wait_seconds, told)
+
+    def _as_if_direct(self, rows: Sequence[Reservation], cart: bool, path: str, now_ms: int) -> Answer:
+        said = queued.as_if_direct(rows, cart, now_ms)
+        return self._refusal(said, path) if isinstance(said, Refused) else said
+
+    def _refusal(self, refused: Refused, path: str) -> Answer:
+        self.counts.refusals[refused.refusal.code] += 1
+        return refusal(refused, path, self._now_ms())
 
     def availability(self, sku_id: str, path: str) -> Answer:
         """GET /products/{sku}/availability. The same object while nothing has changed, for 50 ms at most."""
@@ -92,7 +140,7 @@ class HotRoutes:
         offer = self._storefront.offers.get(sku_id)
         if offer is None or offer.sale.starts_at_ms is None:  # a draft is nobody's business
             self._rendered.pop(sku_id, None)
-            return refusal(not_found("skuId", sku_id[:ECHO_MAX]), path, now_ms)
+            return self._refusal(not_found("skuId", sku_id[:ECHO_MAX]), path)
         kept = self._rendered.get(sku_id)
         if kept and kept.offer is offer and kept.version == offer.version and now_ms < kept.until_ms:
             return kept.answer
@@ -100,15 +148,17 @@ class HotRoutes:
         self._rendered[sku_id] = _Rendered(offer, offer.version, now_ms + RENDERED_FOR_MS, answer)
         return answer
 
-    def reservation(self, reservation_id: str, user_header: bytes | None, path: str, send: Send) -> None:
+    def reservation(
+        self, reservation_id: str, user_header: bytes | None, path: str, send: Send, wait_seconds: int = 0
+    ) -> None:
         """GET /reservations/{id}. What is asked in one turn of the event loop is one question to the ledger."""
         user_id = user_header.decode("latin-1") if user_header is not None else None
         if user_id is not None and not is_user(user_id):
-            send(refusal(invalid("userId", USER_FORM), path, self._now_ms()))
+            send(self._refusal(invalid("userId", USER_FORM), path))
             return
         if not self._questions:
             asyncio.get_running_loop().call_soon(self._ask)
-        self._questions.append(_Question(reservation_id, user_id, path, send))
+        self._questions.append(_Question(reservation_id, user_id, path, send, wait_seconds))
 
     def _ask(self) -> None:
         questions, self._questions = self._questions, []
@@ -128,18 +178,35 @@ class HotRoutes:
             self._unavailable(questions)
             raise
         for question in questions:
-            _send(question, self._told(question, found.get(question.reservation_id)))
+            held = found.get(question.reservation_id)
+            if held is None and self._genuine(question):
+                self._wait(question)
+            else:
+                _send(question, self._told(question, held))
+
+    def _genuine(self, question: _Question) -> bool:
+        """Whether the reservation is pending: no row can tell, but its id can."""
+        return is_genuine(self._secret, question.reservation_id, question.user_id)
+
+    def _wait(self, question: _Question) -> None:
+        def told(rows: list[Reservation]) -> None:
+            pending = queued.pending(question.reservation_id, question.user_id)
+            _send(question, self._told(question, rows[0]) if rows else pending)
+
+        self._waiting.wait((question.reservation_id,), question.wait_seconds, told)
 
     def _told(self, question: _Question, held: Reservation | None) -> Answer:
+        if held is not None and is_bare(held) and self._genuine(question):
+            return Answer(200, msgspec.json.encode(queued.one(held, self._now_ms())))
         if held is None or question.user_id not in (None, held.user_id):
             refused = not_found("reservationId", question.reservation_id[:ECHO_MAX])
-            return refusal(refused, question.path, self._now_ms())
+            return self._refusal(refused, question.path)
         return Answer(200, reservation(held, self._now_ms()))
 
     def _unavailable(self, questions: list[_Question]) -> None:
         refused = Refused(Refusal.UNAVAILABLE, "The ledger cannot be read now: try again", {"retryAfterSeconds": 1})
         for question in questions:
-            _send(question, refusal(refused, question.path, self._now_ms()))
+            _send(question, self._refusal(refused, question.path))
 
 
 def _send(question: _Question, answer: Answer) -> None:

@@ -122,6 +122,8 @@ def _errors(call: Call) -> Json:
         codes["413"] = [Refusal.VALIDATION_FAILED.code]
     if any(param.name == "If-Match" for param in call.params):
         codes["412"] = [Refusal.ILLEGAL_STATE.code]
+    if call.pruned:
+        codes["410"] = [Refusal.NOT_FOUND.code]
     return {
         status: {"description": ", ".join(f"`{code}`" for code in named), "content": _json(ERROR), **_headers(status)}
         for status, named in codes.items()

@@ -8,14 +8,26 @@ from typing import Any
 
 from flashsale.core.catalogue import CreateSale, DeleteSale, EditSale, Restock, SaleChange, SwitchSale
 from flashsale.core.event import Topic
+from flashsale.core.questions import (
+    AuditPage,
+    BasesOf,
+    EventsAfter,
+    FiguresOf,
+    FindSales,
+    JournalPage,
+    LedgerCheck,
+    PrunedTo,
+    QueueFigures,
+    StockOf,
+)
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.sale import Sale, Switch
 from flashsale.edge import feed, schema, views
 from flashsale.edge.call import CURSOR_MAX, Ask, Audience, Call, Handler, Param, Refusing
 from flashsale.edge.sale_body import sale_draft
-from flashsale.edge.wire import ECHO_MAX, Answer, Header
+from flashsale.edge.strict_json import ECHO_MAX
+from flashsale.edge.wire import Answer, Header
 from flashsale.engine import Engine
-from flashsale.ports import AuditPage, EventsAfter, FiguresOf, FindSales, JournalPage, LedgerCheck, StockOf
 
 ADMIN = "/api/v1/admin"
 ACTOR = "operator"
@@ -33,6 +45,7 @@ SKU = Param("skuId", "Movements of this product only", {"type": "string", "patte
 class Operator:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._databases = max(1, len(engine.settings.postgres_urls))
 
     async def create(self, ask: Ask) -> Answer | Refused:
         draft = sale_draft(await ask.body())
@@ -79,20 +92,32 @@ class Operator:
         if sku_id is not None and sale.product(sku_id) is None:
             raise Refusing(not_found("skuId", sku_id[:ECHO_MAX]))
         page = await self._engine.find(JournalPage(sale.sale_id, sku_id, after, views.PAGE))
-        return views.json(views.journal(page))
+        bases = await self._engine.find(BasesOf(sale.sale_id))
+        return views.json(views.journal(page, [base for base in bases if sku_id in (None, base.sku_id)]))
 
     async def stats(self, ask: Ask) -> Answer:
         sale = await self._found(ask)
-        return views.json(views.stats(sale, await self._engine.find(FiguresOf(sale.sale_id)), self._now_ms()))
+        waiting = (await self._engine.find(QueueFigures())).get(sale.sale_id, 0)
+        figures = await self._engine.find(FiguresOf(sale.sale_id))
+        return views.json(views.stats(sale, figures, waiting, self._now_ms()))
 
     async def audit(self, ask: Ask) -> Answer:
-        after = ask.number("after", 0, CURSOR_MAX)
+        after = ask.cursor("after", self._databases)
         page = await self._engine.find(AuditPage(after, views.PAGE))
         return views.json(views.audit(page))
 
     async def events(self, ask: Ask) -> Answer:
-        after, topic = ask.number("after", 0, CURSOR_MAX), _topic(ask)
+        topic = _topic(ask)
+        if "after" not in ask.query:
+            return await self._events(await self._engine.find(PrunedTo()), topic)
+        return await self._events(ask.cursor("after", self._databases), topic)
+
+    async def _events(self, after: int, topic: Topic | None) -> Answer:
+        """The page first: what it was to have may be forgotten before we look how far that has got, and not after."""
         page = await self._engine.find(EventsAfter(after, views.PAGE, topic))
+        oldest = await self._engine.find(PrunedTo(after))
+        if after != oldest:
+            raise Refusing(feed.forgotten(after, oldest), 410, "Gone")
         return views.json(feed.page(after, page, topic))
 
     async def _found(self, ask: Ask) -> Sale:
@@ -164,8 +189,8 @@ def calls(engine: Engine) -> list[Call]:
               params=(SKU, AFTER)),
         _call("GET", sale + "/stats", "What a sale has come to", operator.stats, {200: schema.Stats}, none),
         _call("GET", "/events", "The event feed, in commit order", operator.events, {200: feed.Feed},
-              params=(TOPIC, feed.AFTER)),
-        _call("GET", "/audit", "Who did what, when", operator.audit, {200: schema.Audit}, params=(AFTER,)),
+              params=(TOPIC, feed.AFTER), pruned=True),
+        _call("GET", "/audit", "Who did what, when", operator.audit, {200: schema.Audit}, params=(feed.AFTER,)),
     ]  # fmt: skip
 
 
@@ -179,6 +204,7 @@ def _call(
     body: type | None = None,
     params: tuple[Param, ...] = (),
     etag: bool = False,
+    pruned: bool = False,
 ) -> Call:
-    refusals = (R.UNAUTHENTICATED, *refusals)
-    return Call(method, ADMIN + path, Audience.OPERATORS, summary, handle, answers, body, refusals, params, etag=etag)
+    who, refusals = Audience.OPERATORS, (R.UNAUTHENTICATED, *refusals)
+    return Call(method, ADMIN + path, who, summary, handle, answers, body, refusals, params, etag=etag, pruned=pruned)

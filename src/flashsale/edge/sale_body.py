@@ -63,8 +63,6 @@ def sale_draft(body: bytes | Mapping[str, Any], sale_id: str | None = None) -> S
 
 
 def _unavailable(asked: SaleBody) -> Iterator[Fault]:
-    if asked.mode == Mode.QUEUED:
-        yield "mode", f"queued {NOT_YET}: use direct"
     if asked.settlement == Settlement.MANUAL:
         yield "settlement", f"manual {NOT_YET}: use online or none"
     if asked.waiting_room and asked.waiting_room.enabled:
@@ -81,7 +79,7 @@ def _unavailable(asked: SaleBody) -> Iterator[Fault]:
 
 def _choices(asked: SaleBody) -> Iterator[Fault]:
     if asked.mode not in tuple(Mode):
-        yield "mode", "must be direct"
+        yield "mode", "must be direct or queued"
     if asked.late_payment not in tuple(LatePayment):
         yield "latePayment", "must be honour or refund"
     if asked.settlement not in tuple(Settlement):

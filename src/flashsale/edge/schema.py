@@ -12,9 +12,9 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from flashsale.core.catalogue import UNITS_MAX
 from flashsale.core.order import LINES_MAX, OrderStatus
+from flashsale.core.request import QUANTITY_MAX
 from flashsale.core.reservation import Status
 from flashsale.core.sale import LatePayment, Mode, SaleState, Settlement
-from flashsale.core.stock import QUANTITY_MAX
 
 PRODUCTS_MAX = 100
 
@@ -249,7 +249,7 @@ class SaleBody(Body):
     starts_at: Moment | None = None
     ends_at: Moment | None = None
     reservation_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 120
-    mode: Annotated[str, Meta(extra_json_schema=choice("direct"))] = Mode.DIRECT.value
+    mode: Annotated[str, Meta(extra_json_schema=choice(*Mode))] = Mode.DIRECT.value
     late_payment: Annotated[str, Meta(extra_json_schema=choice(*LatePayment))] = LatePayment.HONOUR.value
     settlement: Annotated[str, Meta(extra_json_schema=choice("online", "none"))] = Settlement.ONLINE.value
     require_device: NotYet = False
@@ -343,11 +343,22 @@ class JournalEntry(Shown):
     at: Moment
 
 
+class Pruned(Shown):
+    """What the movements of a product have come to that were pruned; the first that is kept follows `skuSeq`."""
+
+    sku_id: str
+    sku_seq: int
+    total: int
+    held: int
+    sold: int
+
+
 class Journal(Shown):
     """A page, oldest first; `next` goes into `after`, null on the last page."""
 
     entries: list[JournalEntry]
     next: int | None
+    pruned: list[Pruned]
 
 
 class AuditEntry(Shown):
@@ -362,7 +373,7 @@ class Audit(Shown):
     """A page, oldest first; `next` goes into `after`, null on the last page."""
 
     entries: list[AuditEntry]
-    next: int | None
+    next: int | str | None
 
 
 class Stats(Shown):
@@ -373,7 +384,7 @@ class Stats(Shown):
     successful_orders: int
     failed_orders: int
     queued_orders: int
-    """Always 0 in mode `direct`: nothing waits outside the ledger."""
+    """Requests that wait in the ledger's own queue; those in a broker are counted there."""
     total_reservations: int
     total_revenue: Price | None
     average_order_value: Price | None

@@ -48,6 +48,7 @@ class HttpServer(uvicorn.Server):
     ) -> None:
         settings = shop.settings
         self._on_ready = on_ready
+        self._waiting = shop.waiting
         self.guard = Guard(settings)
         self._state = getattr(app, "state", None)
         routes = HotRoutes(shop) if settings.fast_lane == "on" else None
@@ -77,6 +78,7 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Drains; whoever has not taken his answer by then is cut off."""
+        self._waiting.leave()
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             connection.transport.abort()

@@ -9,11 +9,13 @@ from msgspec import UNSET, Raw
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.money import show
 from flashsale.core.order import Order
+from flashsale.core.questions import AuditEntry, SaleFigures
+from flashsale.core.retention import Base
 from flashsale.core.sale import Sale, SaleState, state_at
 from flashsale.edge import schema
+from flashsale.edge.call import shown_cursor
 from flashsale.edge.wire import Answer, Header, availability, price, timestamp
 from flashsale.flow.storefront import Offer, Storefront
-from flashsale.ports import AuditEntry, SaleFigures
 
 encode = msgspec.json.Encoder().encode
 
@@ -135,8 +137,9 @@ def ledger(sale_id: str, stock: Sequence[Stock], discrepancies: list[str]) -> sc
     return schema.LedgerView(sale_id, counters, not discrepancies, discrepancies or UNSET)
 
 
-def journal(page: Sequence[tuple[int, Movement]]) -> schema.Journal:
-    return schema.Journal([_movement(it) for _, it in page], page[-1][0] if len(page) == PAGE else None)
+def journal(page: Sequence[tuple[int, Movement]], bases: Sequence[Base]) -> schema.Journal:
+    pruned = [schema.Pruned(it.sku_id, it.sku_seq, it.total, it.held, it.sold) for it in bases]
+    return schema.Journal([_movement(it) for _, it in page], page[-1][0] if len(page) == PAGE else None, pruned)
 
 
 def _movement(it: Movement) -> schema.JournalEntry:
@@ -159,10 +162,10 @@ def _movement(it: Movement) -> schema.JournalEntry:
 
 def audit(page: Sequence[AuditEntry]) -> schema.Audit:
     entries = [schema.AuditEntry(timestamp(it.at_ms), it.actor, it.action, it.subject, it.details) for it in page]
-    return schema.Audit(entries, page[-1].seq if len(page) == PAGE else None)
+    return schema.Audit(entries, shown_cursor(page[-1].seq) if len(page) == PAGE else None)
 
 
-def stats(sale: Sale, it: SaleFigures, now_ms: int) -> schema.Stats:
+def stats(sale: Sale, it: SaleFigures, waiting: int, now_ms: int) -> schema.Stats:
     currencies = {product.currency for product in sale.products}
     currency = currencies.pop() if len(currencies) == 1 else None
     return schema.Stats(
@@ -170,13 +173,13 @@ def stats(sale: Sale, it: SaleFigures, now_ms: int) -> schema.Stats:
         total_orders=it.orders,
         successful_orders=it.orders_paid,
         failed_orders=it.orders_failed,
-        queued_orders=0,
+        queued_orders=waiting,
         total_reservations=it.reservations,
         total_revenue=_amount(it.revenue_minor, currency),
         average_order_value=_amount(_share(it.revenue_minor, it.orders_paid), currency),
         currency=currency,
         peak_orders_per_second=it.peak_orders_per_second,
-        current_queue_size=0,
+        current_queue_size=waiting,
         is_active=state_at(sale, now_ms) is SaleState.ACTIVE,
         start_time=moment(sale.starts_at_ms),
         end_time=moment(sale.ends_at_ms),

@@ -1,12 +1,10 @@
 """The JSON of the hot routes and of every error: pure functions, shared by both lanes.
 
 The fast lane and the ordinary app answer byte for byte alike because neither of them renders anything: both
-call this file. msgspec does the rendering and the strict reading; it is faster than bytes templates and escapes
-what needs it. What msgspec does not notice is added here: a key given twice, nesting without end, and text
-that is allowed as a string but not as an id.
+call this file. msgspec does the rendering; it is faster than bytes templates and escapes what needs it. Reading is
+strict (`strict_json.py`), and text that is allowed as a string may still be no id.
 """
 
-import json
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,14 +15,12 @@ from msgspec import UNSET, Raw, UnsetType
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from flashsale.core.money import discount_percentage, show
-from flashsale.core.refusal import Refusal, Refused, invalid
+from flashsale.core.refusal import Refusal, Refused, invalid, recalled
+from flashsale.core.request import QUANTITY_MAX
 from flashsale.core.reservation import Reservation, Status, status_at
-from flashsale.core.stock import QUANTITY_MAX, Granted
+from flashsale.core.stock import Granted
+from flashsale.edge.strict_json import duplicate, malformed
 from flashsale.flow.storefront import Offer, on_sale
-
-DEPTH_MAX = 32
-ECHO_MAX = 64
-"""How much of a client's own text a message repeats."""
 
 is_sku = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
 is_user = re.compile(r"[A-Za-z0-9_.@:-]{1,128}").fullmatch
@@ -72,6 +68,14 @@ class _Error(msgspec.Struct, gc=False):
     details: dict[str, Any]
 
 
+class Rejection(msgspec.Struct, gc=False):
+    """Why a queued request was not granted."""
+
+    code: str
+    message: str
+    details: dict[str, Any]
+
+
 class _Reservation(msgspec.Struct, gc=False, rename="camel"):
     reservation_id: str
     user_id: str
@@ -83,6 +87,8 @@ class _Reservation(msgspec.Struct, gc=False, rename="camel"):
     expires_at: str
     created_at: str
     expires_in_seconds: int
+    refusal: Rejection | UnsetType = UNSET
+    redrive_of: str | UnsetType = UNSET
 
 
 class _Availability(msgspec.Struct, gc=False, rename="camel"):
@@ -143,48 +149,58 @@ def refusal(refused: Refused, path: str, now_ms: int) -> Answer:
     return error(refused, path, now_ms, refused.refusal.status, refused.refusal.title)
 
 
+_OUR_OWN = frozenset({"retryAfterSeconds", "error"})
+"""Details that are no client's: one is a header, the other is for the log and for dead letters."""
 _COME_BACK = (429, 503)
 """What always says when to try again."""
 
 
 def _details(details: dict[str, Any]) -> dict[str, Any]:
-    """What a client may see: instants as timestamps, and no `retryAfterSeconds`, which is a header."""
+    """What a client may see: instants as timestamps."""
     shown = {}
     for name, value in details.items():
         if name.endswith("AtMs"):
             shown[name[:-2]] = None if value is None else timestamp(value)
-        elif name != "retryAfterSeconds":
+        elif name not in _OUR_OWN:
             shown[name] = value
     return shown
 
 
 def reservation(held: Reservation, now_ms: int) -> bytes:
-    return _encode(_shown(held, now_ms))
+    return _encode(shown(held, now_ms))
 
 
-def _shown(held: Reservation, now_ms: int) -> _Reservation:
+def shown(held: Reservation, now_ms: int) -> _Reservation:
+    """A reservation as its buyer sees it."""
     status, expires_at_ms = status_at(held, now_ms), held.expires_at_ms
     return _Reservation(
         held.reservation_id, held.user_id, held.sku_id, held.quantity, status,
         price(held.unit_price_minor, held.currency), held.currency,
         _second(expires_at_ms // 1000), _second(held.created_at_ms // 1000),
         (expires_at_ms - now_ms + 999) // 1000 if status is _RESERVED else 0,
+        UNSET if held.refusal is None else _rejection(held.refusal),
+        held.redrive_of or UNSET,
     )  # fmt: skip
 
 
+def _rejection(text: str) -> Rejection:
+    refused = recalled(text)
+    return Rejection(refused.refusal.code, refused.message, _details(refused.details))
+
+
 _RESERVED = Status.RESERVED
-_REPLAY: tuple[Header, ...] = ((b"idempotent-replay", b"true"),)
+REPLAY: tuple[Header, ...] = ((b"idempotent-replay", b"true"),)
 
 
 def granted(outcome: Granted) -> Answer:
     """201 of one reservation."""
-    return Answer(201, reservation(outcome.reservations[0], outcome.now_ms), _REPLAY if outcome.replayed else ())
+    return Answer(201, reservation(outcome.reservations[0], outcome.now_ms), REPLAY if outcome.replayed else ())
 
 
 def cart(outcome: Granted) -> Answer:
     """201 of a cart."""
-    shown = [_shown(held, outcome.now_ms) for held in outcome.reservations]
-    return Answer(201, _encode({"reservations": shown}), _REPLAY if outcome.replayed else ())
+    rows = [shown(held, outcome.now_ms) for held in outcome.reservations]
+    return Answer(201, _encode({"reservations": rows}), REPLAY if outcome.replayed else ())
 
 
 def availability(offer: Offer, now_ms: int) -> bytes:
@@ -233,7 +249,7 @@ def parse_reserve(body: bytes, idempotency_key: bytes | None, user_header: bytes
     try:
         wish = _wish(body)
     except ValueError as trouble:
-        return _malformed(trouble)
+        return malformed(trouble)
     sku, quantity, user, key = wish.sku_id, wish.quantity, wish.user_id, wish.request_key
     # Each key has two quotes, and so has each string. More than that: a key given twice, or an escaped quote.
     quotes = 4
@@ -249,7 +265,7 @@ def parse_reserve(body: bytes, idempotency_key: bytes | None, user_header: bytes
         key = None
     else:
         quotes += 2 if key is None else 4
-    if body.count(b'"') != quotes and (twice := _duplicate(body)):
+    if body.count(b'"') != quotes and (twice := duplicate(body)):
         return twice
     said_user = user if user_header is None else user_header.decode("latin-1")
     said_key = key if idempotency_key is None else idempotency_key.decode("latin-1")
@@ -298,94 +314,3 @@ def invalid_fields(faults: list[Fault]) -> Refused:
     errors = [{"field": field, "message": message} for field, message in faults]
     field, message = faults[0]
     return Refused(Refusal.VALIDATION_FAILED, f"{field}: {message}", {"errors": errors})
-
-
-def parse_json(body: bytes, shape: type[T]) -> T | Refused:
-    """Reads any other body, strictly: depth, types, duplicate keys; unknown fields as `shape` says."""
-    if _too_deep(body):
-        return invalid("body", f"is nested deeper than {DEPTH_MAX} levels")
-    if _NUL.search(body):
-        return invalid("body", "must not contain the character U+0000")
-    try:
-        read = msgspec.json.decode(body, type=shape)
-    except ValueError as trouble:
-        return _malformed(trouble)
-    return _duplicate(body) or read
-
-
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-"""The one character that not every ledger can keep, escaped; unescaped, JSON itself refuses it."""
-_BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
-
-
-def _too_deep(body: bytes) -> bool:
-    if body.count(b"[") + body.count(b"{") <= DEPTH_MAX:
-        return False
-    depth = 0
-    for found in _BRACKET_OR_STRING.finditer(body):
-        first = found[0][:1]
-        if first in b"[{":
-            depth += 1
-            if depth > DEPTH_MAX:
-                return True
-        elif first in b"]}":
-            depth -= 1
-    return False
-
-
-def _duplicate(body: bytes) -> Refused | None:
-    """Looks for a key that is given twice. The body is valid JSON of bounded depth."""
-    tree = json.loads(body, object_pairs_hook=_Pairs, parse_int=len, parse_float=len)
-    path = _twice(tree, "")
-    return invalid(path, "is given twice") if path else None
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """An object as its pairs, so that none is lost."""
-
-
-def _twice(node: Any, path: str) -> str | None:
-    if isinstance(node, _Pairs):
-        seen = set()
-        for name, value in node:
-            inner = f"{path}.{name[:ECHO_MAX]}" if path else name[:ECHO_MAX]
-            if name in seen:
-                return inner or "body"
-            seen.add(name)
-            if found := _twice(value, inner):
-                return found
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            if found := _twice(value, f"{path}[{number}]"):
-                return found
-    return None
-
-
-_ABOUT_A_FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
-_EXPECTED = re.compile(r"Expected (.*?)(?:, got .*)?", re.DOTALL)
-_TYPE_NAME = re.compile(r"`([^`]*)`")
-_PLAIN = {
-    "int": "an integer", "str": "a string", "bool": "true or false", "float": "a number", "decimal": "a number",
-    "array": "an array", "object": "an object", "null": "null", "datetime": "a time (RFC 3339)",
-}  # fmt: skip
-
-
-def _malformed(trouble: ValueError) -> Refused:
-    """Says in a client's words, with the JSON path, what msgspec says in its own."""
-    if isinstance(trouble, UnicodeDecodeError):
-        return invalid("body", "must be UTF-8")
-    if not isinstance(trouble, msgspec.ValidationError):
-        return invalid("body", "must be valid JSON: " + str(trouble).removeprefix("JSON is malformed: "))
-    text, _, place = str(trouble).partition(" - at `$")
-    path = place.rstrip("`").lstrip(".")
-    if about := _ABOUT_A_FIELD.fullmatch(text):
-        name = about[2][:ECHO_MAX]
-        path = f"{path}.{name}" if path else name
-        return invalid(path or "body", "is required" if about[1].startswith("missing") else "is not a known field")
-    if expected := _EXPECTED.fullmatch(text):
-        text = "must be " + _TYPE_NAME.sub(_in_plain_words, expected[1])
-    return invalid(path or "body", text)
-
-
-def _in_plain_words(found: re.Match[str]) -> str:
-    return " or ".join(_PLAIN.get(name, name) for name in found[1].split(" | "))

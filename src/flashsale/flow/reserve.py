@@ -8,22 +8,28 @@ both ways decide by the same rules, and the read sends on to the writer whatever
 from functools import partial
 
 from flashsale.core.refusal import Refused, invalid, not_found
+from flashsale.core.request import ITEMS_MAX, QUANTITY_MAX, Item
 from flashsale.core.reservation import RequestKind
-from flashsale.core.stock import ITEMS_MAX, QUANTITY_MAX, Attempt, Item
+from flashsale.core.sale import Mode
+from flashsale.core.stock import Attempt
+from flashsale.flow.queueing import Queueing, Told
 from flashsale.flow.storefront import Storefront, on_sale
 from flashsale.flow.watch import Watch
-from flashsale.ports import Clock, Ledger, Reply
+from flashsale.ports import Clock, Ledger
 
 
 class Reserving:
-    def __init__(self, ledger: Ledger, storefront: Storefront, clock: Clock, watch: Watch | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, storefront: Storefront, clock: Clock, queueing: Queueing, watch: Watch | None = None
+    ) -> None:
         """`watch`: of a ledger that other processes write too."""
         self._ledger = ledger
+        self._queueing = queueing
         self._watch = watch
         self._offers = storefront
         self._clock = clock
 
-    def reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None:
+    def reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
         """One product. `reply` is called exactly once, maybe before this returns."""
         if not 1 <= quantity <= QUANTITY_MAX:
             reply(invalid("quantity", f"must be 1 to {QUANTITY_MAX}"))
@@ -37,10 +43,13 @@ class Reserving:
                 return
         self._reserve(user_id, sku_id, quantity, key, reply)
 
-    def _reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Reply) -> None:
+    def _reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
         offer = self._offers.offers.get(sku_id)
         if offer is None:
             reply(not_found("skuId", sku_id))
+            return
+        if offer.sale.mode is Mode.QUEUED:
+            self._queueing.request(user_id, offer.sale, (Item(sku_id, quantity),), key, RequestKind.SINGLE, reply)
             return
         attempt = Attempt(user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key)
         if offer.available >= quantity and on_sale(offer, self._clock.now_ms()):
@@ -48,7 +57,7 @@ class Reserving:
         else:
             self._ledger.refuse(attempt, reply)
 
-    def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Reply) -> None:
+    def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Told) -> None:
         """Several products of one sale: all of them or none."""
         if refused := _malformed(items) or _unspeakable(user_id, key):
             reply(refused)
@@ -58,12 +67,16 @@ class Reserving:
         if known or self._watch is None or not self._watch.after_look(ask):
             ask()
 
-    def _reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Reply) -> None:
+    def _reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Told) -> None:
         sale_id = self._sale_of(items)
         if isinstance(sale_id, Refused):
             reply(sale_id)
             return
-        self._ledger.reserve(Attempt(user_id, sale_id, items, key, RequestKind.CART), reply)
+        sale = self._offers.sales[sale_id]
+        if sale.mode is Mode.QUEUED:
+            self._queueing.request(user_id, sale, items, key, RequestKind.CART, reply)
+        else:
+            self._ledger.reserve(Attempt(user_id, sale_id, items, key, RequestKind.CART), reply)
 
     def _sale_of(self, items: tuple[Item, ...]) -> str | Refused:
         sales: set[str] = set()

@@ -14,18 +14,13 @@ from msgspec.structs import replace
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.order import Order, OrderStatus
 from flashsale.core.payment import Due, Payment, PaymentStatus, Refund, Transaction
+from flashsale.core.questions import DueWork
 from flashsale.core.refusal import Refusal, Refused
-from flashsale.ports import (
-    Clock,
-    DueWork,
-    Ledger,
-    PaymentFact,
-    PaymentProvider,
-    ProviderUnavailable,
-    PutOff,
-    RefundFact,
-)
+from flashsale.flow.lease import Turn
+from flashsale.ports import Clock, Ledger, PaymentFact, PaymentProvider, ProviderUnavailable, PutOff, RefundFact
 
+LEASE = "resume"
+TICK_SECONDS = 1.0
 STEPS_MAX = 6
 """Authorise, capture or void, and room for a retry: more in one run means that something goes in circles."""
 RETRY_MS = 1_000
@@ -121,6 +116,23 @@ class Settling:
         if answer.status is not PaymentStatus.CAPTURED or answer.refunded_minor < refund.amount_minor:
             raise RefundRefused(answer.reason or f"{answer.refunded_minor} of {refund.amount_minor} refunded")
         await self._ledger.settle(RefundFact(refund.refund_id))
+
+
+class Resuming:
+    """One process's part in taking steps up: what it was woken for, and whatever is owed while that is its turn."""
+
+    def __init__(self, settling: Settling, turn: Turn) -> None:
+        self._settling = settling
+        self._turn = turn
+        self._woken = False
+
+    def wake(self) -> None:
+        """This process has just left a step to be done."""
+        self._woken = True
+
+    async def resume(self) -> int:
+        woken, self._woken = self._woken, False
+        return await self._settling.resume() if woken or await self._turn.held() else 0
 
 
 def _answer(opened: Opened) -> Order | Refused:

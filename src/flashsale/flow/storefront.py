@@ -8,6 +8,8 @@ from flashsale.core.journal import Stock
 from flashsale.core.sale import Product, Sale, SaleState, state_at
 from flashsale.ports import Clock
 
+FRESH_MS = 200
+
 
 class Offer:
     """A product in a sale, with its units. `version` rises with every change, so that renderings can be kept."""
@@ -31,6 +33,12 @@ class Storefront:
         self.offers: dict[str, Offer] = {}
         """By SKU: the offer of the one sale that has not ended, else of the latest one."""
         self._stock: dict[tuple[str, str], Stock] = {}
+        self.seen_at_ms: int | None = None
+        """When somebody last looked what others have sold; None where nobody else sells."""
+
+    def is_fresh(self, now_ms: int) -> bool:
+        """Whether what it shows may be passed on as what there is."""
+        return self.seen_at_ms is None or now_ms - self.seen_at_ms <= FRESH_MS
 
     def sale_changed(self, sale_id: str, sale: Sale | None) -> None:
         self.sales.pop(sale_id, None)

@@ -8,8 +8,9 @@ product that the window does not show may know of a newer sale than we do: he wa
 from collections.abc import Callable
 
 from flashsale.core.journal import Stock
+from flashsale.core.questions import FindSales, StockOf
 from flashsale.flow.storefront import Storefront
-from flashsale.ports import FindSales, Ledger, StockOf
+from flashsale.ports import Clock, Ledger
 
 LOOK_SECONDS = 0.05
 SEEN_SECONDS = 0.15
@@ -21,10 +22,12 @@ WAITING_MAX = 1_000
 class Watch:
     """Looks when it is told to; `worker.py` tells it."""
 
-    def __init__(self, ledger: Ledger, storefront: Storefront) -> None:
+    def __init__(self, ledger: Ledger, storefront: Storefront, clock: Clock) -> None:
         self._ledger = ledger
         self._storefront = storefront
         self._waiting: list[Callable[[], None]] = []
+        self._clock = clock
+        storefront.seen_at_ms = 0  # others sell too, and nobody has looked yet
 
     def after_look(self, call: Callable[[], None]) -> bool:
         """Calls after the next look that begins from now on; False when too many wait."""
@@ -36,8 +39,11 @@ class Watch:
     async def look(self) -> int:
         """Brings the window up to date. Returns how many sales and products had changed."""
         waiting, self._waiting = self._waiting, []
+        now_ms = self._clock.now_ms()
         try:
-            return await look_around(self._ledger, self._storefront)
+            changed = await look_around(self._ledger, self._storefront)
+            self._storefront.seen_at_ms = now_ms
+            return changed
         finally:
             for call in waiting:
                 call()

@@ -9,6 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from itertools import count
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -17,8 +18,8 @@ import msgspec
 from flashsale.rehearsal.evidence import Ask, Exchange, History, Reservation, decode
 from flashsale.rehearsal.http_client import HttpClient, LostReply
 
-ASK_AGAIN = (0, 429, 503)
-"""No answer, slow down, unavailable: the same request again, a little later."""
+ASK_AGAIN = (0, 202, 429, 503)
+"""No answer, still waiting, slow down, unavailable: the same request again, a little later."""
 
 
 class Shop(msgspec.Struct):
@@ -26,7 +27,8 @@ class Shop(msgspec.Struct):
 
     `run` marks every user and transaction of this crowd, so that they can be told from others'.
     `closed` sends home whoever still hopes for a unit. `insist_seconds`: how long a buyer repeats a
-    request that gets no proper answer.
+    request that gets no proper answer. `wait_seconds`: in a queued sale, how long he holds the line for the
+    outcome; 0: the sale is direct.
     """
 
     client: HttpClient
@@ -35,6 +37,7 @@ class Shop(msgspec.Struct):
     run: str
     insist_seconds: float = 30.0
     closed: bool = False
+    wait_seconds: int = 0
 
 
 class Buyer:
@@ -55,7 +58,10 @@ class Buyer:
 
     def reservation_request(self, key: str) -> bytes:
         body = {"skuId": self.shop.sku, "quantity": 1, "userId": self.user}
-        return self.shop.client.build("POST", "/api/v1/reservations", body, {"Idempotency-Key": key})
+        headers = {"Idempotency-Key": key}
+        if self.shop.wait_seconds:
+            headers["Prefer"] = f"wait={self.shop.wait_seconds}"
+        return self.shop.client.build("POST", "/api/v1/reservations", body, headers)
 
     def checkout_request(self, reservation_id: str, transaction: str) -> bytes:
         body = {
@@ -272,14 +278,16 @@ class Crowd:
     async def _get_one(self, buyer: Buyer, get: Getting) -> Reservation | None:
         """Ask until there is a unit, or until the buyer has had enough. A refusal leaves the key unused."""
         leaves_at = self.shop.opens_at + (1e9 if buyer.history.patient else buyer.dice.expovariate(1 / 3))
-        while True:
-            exchange = await get(buyer, "first")
+        for number in count():
+            # A direct refusal leaves the key unused; a queued one is the key's answer for good.
+            exchange = await get(buyer, f"try-{number}" if self.shop.wait_seconds else "first")
             if exchange.status == 201:
                 return decode(exchange.body, Reservation)
             refusal = exchange.code
             if refusal not in ("NOT_STARTED", "SOLD_OUT") or self.shop.closed or time.monotonic() > leaves_at:
                 return None
             await (self._wait_for_the_opening(buyer) if refusal == "NOT_STARTED" else buyer.pause(0.8, 2.0))
+        return None
 
     async def _wait_for_the_opening(self, buyer: Buyer) -> None:
         """By the shop's clock; if ours is ahead of it, ask a few times a second."""

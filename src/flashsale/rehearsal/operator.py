@@ -34,6 +34,7 @@ class SaleFacts(msgspec.Struct, frozen=True):
     units: int
     hold_seconds: int
     per_user_limit: int = 1
+    mode: str = "direct"
 
 
 class NotAnswered(Exception):
@@ -91,6 +92,7 @@ class Operator:
             "startsAt": _rfc3339(now + timedelta(seconds=opens_in_seconds)),
             "endsAt": _rfc3339(now + lasts),
             "reservationSeconds": self.sale.hold_seconds,
+            "mode": self.sale.mode,
             "products": [product],
         }
         try:

@@ -117,19 +117,38 @@ class Sandbox(Process):
         return self.url != ""
 
 
+class Worker(Process):
+    """`flashsale worker` with some loops, on the stores of a server."""
+
+    def __init__(self, directory: Path, name: str, loops: Sequence[str], settings: Mapping[str, str]) -> None:
+        command = [sys.executable, "-m", "flashsale.cli", "worker", *loops, "--data", str(directory / "data")]
+        super().__init__(f"worker {name}", command, settings, directory / f"worker-{name}.log")
+        self._said_before = 0
+
+    async def launch(self) -> None:
+        self._said_before = self.log.stat().st_size if self.log.exists() else 0
+        await super().launch()
+
+    async def ready(self) -> bool:
+        return b'"working"' in self.log.read_bytes()[self._said_before :]
+
+
 class ShopServer(Process):
     """`flashsale serve` on a port of loopback and a data directory; its ledger is a file there, or the one named."""
 
     def __init__(
-        self, directory: Path, token: str, sandbox_url: str, ledger: str = "", workers: int = 1, broker: str = ""
-    ) -> None:
+        self, directory: Path, token: str, sandbox_url: str, ledger: str = "", workers: int = 1, broker: str = "",
+        **more: str,
+    ) -> None:  # fmt: skip
+        """`more`: other settings of the server, by their names in the environment."""
         self.data = directory / "data"
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "flashsale.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--data", str(self.data), "--workers", str(workers)]
         env = {"FLASHSALE_SANDBOX_URL": sandbox_url, "FLASHSALE_ADMIN_TOKEN": token, "FLASHSALE_LEDGER": ledger}
-        env["FLASHSALE_BROKER"] = broker
+        env |= {"FLASHSALE_BROKER": broker, **more}
+        self.settings = env
         super().__init__("the server", command, env, directory / "server.log")
 
     async def ready(self) -> bool:

@@ -33,12 +33,12 @@ CLOCK_SLACK = 0.05
 """Seconds by which a reservation may seem to end early, as clocks are read at different moments."""
 
 EXPECTED = {
-    Ask.RESERVE: {201, 403, 409},
+    Ask.RESERVE: {201, 202, 403, 409},
     Ask.CHECKOUT: {201, 402, 409, 410},
     Ask.CANCEL: {204, 409, 410},
     Ask.LOOK: {200},
 }
-NO_ANSWER = {0, 429, 503}
+NO_ANSWER = {0, 202, 429, 503}
 
 
 class Stock(msgspec.Struct, frozen=True):
@@ -233,15 +233,28 @@ def stranded_units(evidence: Evidence) -> Iterator[str]:
 
 def ended_early(evidence: Evidence) -> Iterator[str]:
     """A reservation holds for the time promised: no checkout is too late before."""
-    first_asked: dict[str, float] = {}
-    for promise in evidence.reserved:
-        known = first_asked.get(promise.told.reservation_id, promise.exchange.sent_at)
-        first_asked[promise.told.reservation_id] = min(known, promise.exchange.sent_at)
+    first_asked = _first_asked(evidence)
     for user, exchange in asked(evidence.histories, Ask.CHECKOUT):
         if exchange.code == "RESERVATION_EXPIRED":
             lived = exchange.answered_at - first_asked.get(exchange.reservation_id, 0.0)
             if lived < evidence.hold_seconds - CLOCK_SLACK:
                 yield f"{exchange.reservation_id} of {user} ended after {lived:.2f} s"
+
+
+def _first_asked(evidence: Evidence) -> dict[str, float]:
+    """When each reservation may have been made at the earliest: a request that got no answer may have made it, one that
+    was refused has not."""
+    first_asked: dict[str, float] = {}
+    since: dict[tuple[str, str], float] = {}
+    for user, exchange in asked(evidence.histories, Ask.RESERVE):
+        key = (user, exchange.subject)
+        since.setdefault(key, exchange.sent_at)
+        told = decode(exchange.body, Reservation) if exchange.status == 201 else None
+        if told is not None:
+            first_asked.setdefault(told.reservation_id, since[key])
+        elif exchange.status not in NO_ANSWER:
+            del since[key]
+    return first_asked
 
 
 def books_differ(evidence: Evidence) -> Iterator[str]:

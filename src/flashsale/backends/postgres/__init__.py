@@ -1,7 +1,10 @@
 """The ledger on PostgreSQL, shared by any number of processes."""
 
-from flashsale.backends.postgres.connect import facts, migrate
+from flashsale.backends.postgres.facts import facts
+from flashsale.backends.postgres.history import PostgresHistory
+from flashsale.backends.postgres.joining import migrate_all
+from flashsale.backends.postgres.leases import PostgresLeases
 from flashsale.backends.postgres.ledger import PostgresLedger
-from flashsale.backends.postgres.outbox import PostgresOutbox
+from flashsale.backends.postgres.shards import ShardedLedger
 
-__all__ = ["PostgresLedger", "PostgresOutbox", "facts", "migrate"]
+__all__ = ["PostgresHistory", "PostgresLeases", "PostgresLedger", "ShardedLedger", "facts", "migrate_all"]

@@ -3,26 +3,54 @@
 Changes are rare, so they all exclude each other, and each is a transaction of its own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import msgspec
 
 from flashsale.backends.postgres import rows
 from flashsale.backends.postgres.connect import Connection
-from flashsale.backends.postgres.rows import SQL
+from flashsale.backends.postgres.rows import SHARDS, SQL
 from flashsale.core.catalogue import AUDITED, CreateSale, EditSale, SaleChange, Shelf, change_sale, sale_id_of
 from flashsale.core.journal import Stock
-from flashsale.core.refusal import Refused
+from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.sale import Sale
+from flashsale.ports import Clock
 
 
 class Altered(msgspec.Struct, frozen=True):
-    """What came of a change, and what the observer is to be told."""
+    """What came of a transaction of its own, and what the observer is to be told of the sale that it changed."""
 
-    outcome: Sale | Refused | None
+    outcome: Any
     sale_id: str = ""
     stock: dict[tuple[str, str], Stock] = {}
     changed: bool = False
+
+
+Alone = Callable[[Connection], Awaitable[Altered]]
+"""Work that is a transaction of its own; it is committed if it says that something was changed."""
+
+
+class Fenced(NamedTuple):
+    """A change that was announced too early: others have been announced since, and have not seen it."""
+
+
+class Announced(NamedTuple):
+    """What a change has to know of the other databases of its ledger (placing.py)."""
+
+    turn: int
+    others: Mapping[str, Sale]
+    """Their sales that may have the same products."""
+
+
+UNANNOUNCED = Announced(0, {})
+"""Of a ledger that is one database."""
+NOT_THE_WHOLE_LEDGER = Refused(
+    Refusal.UNAVAILABLE,
+    "This process knows only the first database of its ledger, and a sale might be in another: restart it with all "
+    "of them in FLASHSALE_LEDGER",
+    {},
+)
 
 
 async def known_sales(db: Connection, known: dict[str, Sale]) -> dict[str, Sale]:
@@ -41,11 +69,33 @@ def _version(sale: Sale | None) -> tuple[int, int] | None:
     return (sale.version, sale.created_at_ms) if sale else None
 
 
-async def alter(db: Connection, change: SaleChange, now_ms: int) -> Altered:
+async def alter(clock: Clock, change: SaleChange, announced: Announced, db: Connection) -> Altered:
     """Decides and stores a change, under the catalogue's lock and those of the sale's products."""
+    sale_id = sale_id_of(change)
+    await db.execute(SQL["lock_catalogue"])
+    if isinstance(change, CreateSale | EditSale) and not await pass_fence(db, announced.turn):
+        return Altered(Fenced() if announced.turn else NOT_THE_WHOLE_LEDGER)
+    before = [Stock(*row) for row in await db.fetch(SQL["stock_of_sale"], sale_id)]
+    skus = {row.sku_id for row in before}
+    if isinstance(change, CreateSale | EditSale):
+        skus |= change.draft.units.keys()
+    await rows.lock(db, {(sale_id, sku_id) for sku_id in skus})
+    return await _altered(db, change, announced, clock.hear(await db.fetchval(SQL["now"])))
+
+
+async def pass_fence(db: Connection, turn: int) -> bool:
+    """Whether nothing of a later turn was here before; from now on, nothing of an earlier one comes behind."""
+    if turn < await db.fetchval(SHARDS["fence"]):
+        return False
+    await db.execute(SHARDS["raise_fence"], turn)
+    return True
+
+
+async def _altered(db: Connection, change: SaleChange, announced: Announced, now_ms: int) -> Altered:
     sale_id = sale_id_of(change)
     before = [Stock(*row) for row in await db.fetch(SQL["stock_of_sale"], sale_id)]
     shelf = await _shelf(db, change, sale_id, before)
+    shelf.sales.update(announced.others)
     changed = change_sale(shelf, change, now_ms)
     if isinstance(changed, Refused) or changed.nothing:
         return Altered(changed if isinstance(changed, Refused) else changed.sale)

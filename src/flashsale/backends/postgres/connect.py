@@ -7,7 +7,6 @@ rows by an index, but the planner, which last looked at a table when it was smal
 
 import ssl
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import asyncpg
 
@@ -113,31 +112,6 @@ async def migrate(url: str) -> list[str]:
         if await db.fetchval(SEQ["is_behind"]):
             await db.execute(SEQ["catch_up"])
         return [known[number] for number in pending]
-    finally:
-        await db.close()
-
-
-class Facts(NamedTuple):
-    """What `flashsale doctor` wants to know of a server."""
-
-    server: str
-    schema: int
-    newest: int
-    fsync: bool
-    read_only: bool
-
-
-async def facts(url: str) -> Facts:
-    """Raises LedgerUnavailable."""
-    db = await connect(url, FREELY)
-    try:
-        return Facts(
-            await db.fetchval("SHOW server_version"),
-            await schema_version(db),
-            max(migrations()),
-            await db.fetchval("SHOW fsync") == "on",
-            await db.fetchval("SELECT pg_is_in_recovery()"),
-        )
     finally:
         await db.close()
 

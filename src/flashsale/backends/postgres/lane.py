@@ -27,6 +27,9 @@ class Lane(Generic[T]):
         self._closing = False
         self._task = asyncio.create_task(self._run(), name=name)
 
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._urgent)
+
     def put(self, item: T) -> bool:
         """Adds an item; False when the queue is full."""
         return self._add(self._waiting, item)

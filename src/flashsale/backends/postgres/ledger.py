@@ -1,8 +1,5 @@
-"""The ledger port on PostgreSQL: any number of processes on one database, three connections each.
-
-  writer   every change, in batches, one transaction each, as on SQLite (`backends/sqlite/ledger.py`)
-  reader   short reads: attempts that have visibly lost, reservations by id
-  scanner  the operators' long reads
+"""The ledger port on PostgreSQL: any number of processes on one database, three connections each: a writer, and two
+that read (`reading.py`). The writer makes every change, in batches, one transaction each, as on SQLite.
 
 A batch is loaded, decided and stored as a whole, because a statement is a journey:
 
@@ -25,6 +22,7 @@ The time of a decision is the database's, taken after the locks.
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,7 +31,6 @@ import structlog
 from flashsale.backends.batch import (
     AWAY,
     BUSY,
-    FAILED,
     FULL,
     UNKNOWN,
     Asked,
@@ -42,43 +39,37 @@ from flashsale.backends.batch import (
     Job,
     Undecided,
     answer,
-    certain,
     count_refusals,
     deliver,
+    failed,
+    in_their_places,
+    into,
+    taken_in,
 )
-from flashsale.backends.ids import IdMint
-from flashsale.backends.postgres import catalogue, connect, moves, rows
-from flashsale.backends.postgres.find import ANSWERS, LONG
+from flashsale.backends.ids import IdMint, mark_of
+from flashsale.backends.postgres import catalogue, connect, moves, queue, rows
+from flashsale.backends.postgres.catalogue import UNANNOUNCED, Alone
 from flashsale.backends.postgres.lane import Lane
-from flashsale.backends.postgres.moves import Desk, Move
+from flashsale.backends.postgres.moves import FAR, LAPSED_MAX, Desk, Move
+from flashsale.backends.postgres.reading import Reading
 from flashsale.backends.postgres.rows import SQL, Needs
+from flashsale.backends.postgres.seat import ALONE, Seat
 from flashsale.backends.postgres.session import OutcomeUnknown, Session
 from flashsale.core import exits, stock
 from flashsale.core.books import Books, Line
-from flashsale.core.catalogue import CreateSale, EditSale, SaleChange, sale_id_of
+from flashsale.core.catalogue import SaleChange
 from flashsale.core.checkout import Checkout, Opened
+from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
-from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.questions import Query
+from flashsale.core.refusal import Refused
+from flashsale.core.request import Request
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
-from flashsale.core.stock import Attempt, refuse_early
-from flashsale.ports import (
-    Clock,
-    LedgerUnavailable,
-    Observer,
-    Outcome,
-    PaymentFact,
-    PutOff,
-    Query,
-    RefundFact,
-    Reply,
-)
+from flashsale.core.stock import Attempt, Decided
+from flashsale.ports import Clock, LedgerUnavailable, Observer, PaymentFact, PutOff, RefundFact, Reply
 
 T = TypeVar("T")
-
-LAPSED_MAX = 500
-"""Reservations released in one batch."""
-FAR = 2**62
 
 log = structlog.get_logger("flashsale.ledger")
 
@@ -91,9 +82,9 @@ class PostgresLedger:
         self._clock = clock
         self._observer = observer
         self._session = Session(url)
-        self._reads: dict[str, connect.Connection | None] = {"reader": None, "scanner": None}
         self._new_id = IdMint(clock.now_ms)
         self._sales: dict[str, Sale] = {}
+        self._secret = b""
         self._closing = False
         self._alarm: str | None = None
         self._next_expiry_ms = 0
@@ -102,17 +93,20 @@ class PostgresLedger:
         self._refusals: Counter[tuple[str, str]] = Counter()
         """How often each was said since that was last written."""
         self._writer: Lane[Item] = Lane("ledger-writer", self._write, batch_max, queue_max)
-        self._reader: Lane[Item] = Lane("ledger-reader", self._read, batch_max, queue_max)
-        self._scanner: Lane[Item] = Lane("ledger-scanner", self._scan, 1, 64)
+        self._reading = Reading(url, clock, lambda: self._sales, self._deliver_read, queue_max, batch_max)
 
     @classmethod
-    async def open(cls, url: str, clock: Clock, observer: Observer, queue_max: int, batch_max: int) -> "PostgresLedger":
-        """Connects. Raises LedgerUnavailable, and SchemaUnknown when `flashsale migrate` has to run first."""
+    async def open(
+        cls, url: str, clock: Clock, observer: Observer, queue_max: int, batch_max: int, seat: Seat = ALONE
+    ) -> "PostgresLedger":
+        """Connects. Raises LedgerUnavailable, and SchemaUnknown when this is not the database that is wanted."""
         ledger = cls(url, clock, observer, queue_max, batch_max)
+        ledger._new_id = IdMint(clock.now_ms, mark_of(seat.shard_id))
         try:
-            db = await ledger._session.open()
+            db = await seat.require(await ledger._session.open())
             clock.hear(await db.fetchval(SQL["now"]))
             ledger._sales = await catalogue.known_sales(db, {})
+            ledger._secret = await queue.secret(db)
         except BaseException:
             await ledger.close()
             raise
@@ -124,6 +118,17 @@ class PostgresLedger:
     def alarm(self) -> str | None:
         return self._alarm
 
+    @property
+    def secret(self) -> bytes:
+        return self._secret
+
+    def mark_of(self, sale_id: str) -> str:
+        return ""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._writer)
+
     def reserve(self, attempt: Attempt, reply: Reply) -> None:
         if self._closing or not self._writer.put(Asked(attempt, reply)):
             reply(BUSY)
@@ -133,54 +138,62 @@ class PostgresLedger:
     def refuse(self, attempt: Attempt, reply: Reply) -> None:
         if attempt in self._undecided:
             self.reserve(attempt, reply)  # the first of two copies may win yet, and both must hear the same
-        elif self._closing or not self._reader.put(Asked(attempt, reply)):
+        elif self._closing or not self._reading.put(Asked(attempt, reply)):
             reply(BUSY)
 
     async def release(self, reservation_id: str, user_id: str | None) -> Reservation | Refused:
-        return await self._ask(moves.release(reservation_id, user_id))
+        return await self.ask(moves.release(reservation_id, user_id))
+
+    async def withdraw(self, reservation_id: str, user_id: str | None) -> Reservation | Refused:
+        return await self.ask(moves.withdraw(reservation_id, user_id))
+
+    def enqueue(self, request: Request, reply: Callable[[bool], None]) -> None:
+        if self._closing or not self._writer.put(Job(moves.enqueue(request), taken_in(reply))):
+            reply(False)
+
+    async def bury(self, letter: DeadLetter, request: Request | None, place: int | None = None) -> None:
+        await self.ask(moves.bury(letter, request, place))
+
+    async def redrive(self, letter_id: str, request: Request, actor: str) -> Decided | Refused:
+        return await self.ask(moves.redrive(self._secret, letter_id, request, actor))
 
     async def expire(self) -> int:
-        return await self._ask(moves.expire())
+        return await self.ask(moves.expire())
 
     async def open_order(self, checkout: Checkout) -> Opened | Refused:
-        return await self._ask(moves.open_order(checkout))
+        return await self.ask(moves.open_order(checkout))
 
     async def settle(self, fact: PaymentFact | RefundFact | PutOff) -> Opened | None:
-        return await self._ask(moves.settle(fact))
+        return await self.ask(moves.settle(fact))
 
     async def cancel_order(self, order_id: str, user_id: str | None, reason: str) -> Order | Refused:
-        return await self._ask(moves.cancel_order(order_id, user_id, reason))
+        return await self.ask(moves.cancel_order(order_id, user_id, reason))
 
     async def change_sale(self, change: SaleChange) -> Sale | Refused | None:
-        return await self._ask(change)
+        return await self.alone(partial(catalogue.alter, self._clock, change, UNANNOUNCED))  # type: ignore[no-any-return]
 
     async def find(self, query: Query[T]) -> T:
-        answering = ANSWERS[type(query)]
-        job = Job(lambda db: answering(db, query), asyncio.get_running_loop().create_future())
-        lane = self._scanner if type(query) in LONG else self._reader
-        if self._closing or not lane.put_urgent(job):
-            raise LedgerUnavailable(BUSY.message)
-        found: T = await job.future
-        return found
+        return await self._reading.find(query)
 
     async def close(self) -> None:
         """Finishes what is queued. New requests are refused from now on."""
         if self._closing:
             return
         self._closing = True
-        for lane in (self._writer, self._reader, self._scanner):
-            await lane.stop()
+        await self._writer.stop()
+        await self._reading.stop()
         await self._session.close()
-        for db in self._reads.values():
-            if db is not None and not db.is_closed():
-                db.terminate()
 
-    async def _ask(self, what: Move[T] | SaleChange) -> T:
-        job = Job(what, asyncio.get_running_loop().create_future())
-        if self._closing or not self._writer.put_urgent(job):
+    async def ask(self, move: Move[T]) -> T:
+        """Has a move decided in the next batch."""
+        return await self.alone(move)  # type: ignore[no-any-return]
+
+    async def alone(self, what: Move[Any] | Alone) -> Any:
+        """Has work done in a transaction of its own, in its turn; answers its outcome."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if self._closing or not self._writer.put_urgent(Job(what, into(future))):
             raise LedgerUnavailable(BUSY.message)
-        outcome: T = await job.future
-        return outcome
+        return await future
 
     # The writer.
 
@@ -206,14 +219,14 @@ class PostgresLedger:
             committed, wrote = await self._session.run(partial(self._decided, batch, counted))
         except Exception as error:
             self._refusals.update(counted)
-            verdict = self._verdict(error, len(batch))
+            verdict, fault = self._verdict(error, len(batch)), failed(error)
         else:
             self._alarm = None
             if not wrote:
                 self._refusals.update(counted)
             return committed
         if verdict is not None or len(batch) == 1:
-            return Committed([verdict or FAILED] * len(batch), {}, {}, self._sales)
+            return Committed([verdict or fault] * len(batch), {}, {}, self._sales)
         half = len(batch) // 2
         first, second = await self._committed(batch[:half]), await self._committed(batch[half:])
         changed = first.changed | second.changed
@@ -245,18 +258,19 @@ class PostgresLedger:
         attempts = [item.attempt for item in batch if isinstance(item, Asked)]
         lapsed = await self._lapsed(db, asked, attempts)
         wanted = Needs(reservation_ids=set(lapsed))
+        wanted.decided_ids = {each for a in attempts if a.slip for each in a.slip.ids}
         wanted.lines = {(each.sale_id, item.sku_id) for each in attempts for item in each.items}
         for move in asked:
             wanted.add(move.needs)
         wanted, lines = await rows.resolve(db, wanted)
-        await rows.lock(db, lines)
+        await rows.lock(db, lines, wanted.transactions)
         books, now_ms = await self._loaded(db, wanted, lines, attempts)
         seq_before = {line: row.sku_seq for line, row in books.stock.items()}
         # Below this line nothing waits for anybody.
         released = exits.expire(books, now_ms) if lapsed else 0
         desk = Desk(books, now_ms, self._new_id, released)
-        results: list[Any] = [move.decide(desk) for move in asked]
-        results += stock.reserve(books, attempts, now_ms, self._new_id)
+        moved = [move.decide(desk) for move in asked]
+        results = in_their_places(batch, moved, stock.reserve(books, attempts, now_ms, self._new_id))
         wrote = not books.unchanged or (bool(counted) and any(move.after_lapsed for move in asked))
         if wrote:
             await self._store(db, books, seq_before, counted, now_ms)
@@ -283,7 +297,8 @@ class PostgresLedger:
         books = Books(await catalogue.known_sales(db, self._sales))
         await rows.load_stock(db, books, lines)
         await rows.load_rows(db, books, needs, lines)
-        users = {(each.user_id, each.sale_id) for each in attempts}
+        await queue.load_letters(db, books, needs.letter_ids)
+        users = needs.users | {(each.user_id, each.sale_id) for each in attempts}
         users |= {(each.user_id, each.sale_id) for each in books.reservations.values()}
         await rows.load_users(db, books, users)
         await rows.load_requests(db, books, attempts)
@@ -295,94 +310,29 @@ class PostgresLedger:
     ) -> None:  # fmt: skip
         if not books.unchanged:
             await rows.store(db, books, seq_before)
+            await queue.store(db, books)
         for reservation in books.new_reservations:
             self._next_expiry_ms = min(self._next_expiry_ms, reservation.expires_at_ms)
         if counted:
             await db.execute(SQL["refusals"], *rows.columns([(*key, times) for key, times in counted.items()]))
         await self._session.mark(db)
 
-    async def _altered(self, change: SaleChange) -> Committed:
+    async def _altered(self, work: Alone) -> Committed:
         try:
-            altered = await self._session.run(partial(self._alter, change))
+            altered = await self._session.run(partial(self._alone, work))
         except Exception as error:
-            verdict = self._verdict(error, 1) or FAILED
-            return Committed([verdict], {}, {}, self._sales)
-        if not altered.changed:
+            return Committed([self._verdict(error, 1) or failed(error)], {}, {}, self._sales)
+        if not altered.sale_id:
             return Committed([altered.outcome], {}, {}, self._sales)
-        kept = {sale_id: sale for sale_id, sale in self._sales.items() if sale_id != altered.sale_id}
-        sale = altered.outcome if isinstance(altered.outcome, Sale) else None
-        sales = kept | {altered.sale_id: sale} if sale else kept
-        return Committed([altered.outcome], altered.stock, {altered.sale_id: sale}, sales)
+        changed = {altered.sale_id: altered.outcome}
+        sales = {sale_id: sale for sale_id, sale in (self._sales | changed).items() if sale}
+        return Committed([altered.outcome], altered.stock, changed, sales)
 
-    async def _alter(self, change: SaleChange, db: connect.Connection) -> catalogue.Altered:
-        sale_id = sale_id_of(change)
-        await db.execute(SQL["lock_catalogue"])
-        skus = {row["sku_id"] for row in await db.fetch(SQL["stock_of_sale"], sale_id)}
-        if isinstance(change, CreateSale | EditSale):
-            skus |= change.draft.units.keys()
-        await rows.lock(db, {(sale_id, sku_id) for sku_id in skus})
-        now_ms = self._clock.hear(await db.fetchval(SQL["now"]))
-        altered = await catalogue.alter(db, change, now_ms)
+    async def _alone(self, work: Alone, db: connect.Connection) -> catalogue.Altered:
+        altered = await work(db)
         if altered.changed:
             await self._session.mark(db)
         return altered
-
-    # Reading.
-
-    async def _read(self, batch: list[Item]) -> None:
-        attempts = [item for item in batch if isinstance(item, Asked)]
-        for item in batch:
-            if isinstance(item, Job):
-                answer(item, await self._found("reader", item))
-        if attempts:
-            self._deliver_read(attempts, await self._refused([item.attempt for item in attempts]))
-
-    async def _scan(self, batch: list[Item]) -> None:
-        """A long read; those that still wait when the ledger closes are not begun."""
-        for item in batch:
-            if isinstance(item, Job):
-                answer(item, FAILED if self._closing else await self._found("scanner", item))
-
-    async def _found(self, name: str, job: Job) -> Any:
-        try:
-            return await job.run(await self._connected(name))
-        except Exception as error:
-            self._doubt(name, error)
-            if not isinstance(error, LedgerUnavailable):  # the writer says that, once
-                log.error("a question failed", exc_info=error)
-            return FAILED
-
-    async def _refused(self, attempts: list[Attempt]) -> list[Outcome | None]:
-        try:
-            db = await self._connected("reader")
-            books = Books(await catalogue.known_sales(db, self._sales))
-            await rows.load_stock(db, books, {(each.sale_id, item.sku_id) for each in attempts for item in each.items})
-            await rows.load_users(db, books, [(each.user_id, each.sale_id) for each in attempts])
-            await rows.load_requests(db, books, attempts)
-            now_ms = self._clock.hear(await db.fetchval(SQL["now"]))
-            open_ends = {Refusal.LIMIT_EXCEEDED}
-            if await db.fetch(SQL["lapsed"], now_ms, 1):
-                open_ends.add(Refusal.SOLD_OUT)
-        except Exception as error:
-            self._doubt("reader", error)
-            if not isinstance(error, LedgerUnavailable):
-                log.error("a read failed", size=len(attempts), exc_info=error)
-            return [FAILED] * len(attempts)
-        return [certain(refuse_early(books, attempt, now_ms), open_ends) for attempt in attempts]
-
-    def _doubt(self, name: str, error: Exception) -> None:
-        """A connection that may be broken is not used again."""
-        db = self._reads[name]
-        if db is not None and isinstance(error, connect.LOST):
-            db.terminate()
-            self._reads[name] = None
-
-    async def _connected(self, name: str) -> connect.Connection:
-        db = self._reads[name]
-        if db is None or db.is_closed():
-            db = await connect.connect(self._url, connect.BY_INDEX if name == "reader" else connect.FREELY)
-            self._reads[name] = db
-        return db
 
     # Answering.
 

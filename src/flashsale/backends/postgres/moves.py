@@ -8,17 +8,24 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from flashsale.backends.postgres.rows import Needs
-from flashsale.core import exits, settlement
+from flashsale.core import dead_letters, exits, right, settlement
 from flashsale.core.books import Books
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.checkout import open_order as find_or_open
+from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
+from flashsale.core.payment import Right, TransactionKey
 from flashsale.core.refusal import Refused
+from flashsale.core.request import Request
 from flashsale.core.reservation import Reservation
-from flashsale.core.stock import NewId
+from flashsale.core.stock import Decided, NewId
 from flashsale.ports import PaymentFact, PutOff, RefundFact
 
 T = TypeVar("T")
+
+LAPSED_MAX = 500
+"""Reservations released in one batch."""
+FAR = 2**62
 
 
 class Desk(NamedTuple):
@@ -52,11 +59,74 @@ def release(reservation_id: str, user_id: str | None) -> Move[Reservation | Refu
     return Move(needs, lambda desk: exits.release(desk.books, reservation_id, user_id, desk.now_ms))
 
 
+def withdraw(reservation_id: str, user_id: str | None) -> Move[Reservation | Refused]:
+    needs = Needs(reservation_ids=storable(reservation_id))
+    return Move(needs, lambda desk: exits.withdraw(desk.books, reservation_id, user_id, desk.now_ms))
+
+
+def enqueue(request: Request) -> Move[None]:
+    return Move(Needs(), lambda desk: desk.books.queued.append(request))
+
+
+def bury(letter: DeadLetter, request: Request | None, place: int | None) -> Move[None]:
+    needs = Needs(letter_ids={letter.letter_id})
+    if request is not None:
+        needs.decided_ids = set(request.reservation_ids)
+    return Move(needs, lambda desk: _bury(desk, letter, request, place))
+
+
+def _bury(desk: Desk, letter: DeadLetter, request: Request | None, place: int | None) -> None:
+    dead_letters.bury(desk.books, letter, request, desk.now_ms)
+    if place is not None:
+        desk.books.taken.append(place)
+
+
+def redrive(secret: bytes, letter_id: str, request: Request, actor: str) -> Move[Decided | Refused]:
+    ids = dead_letters.redriven_ids(secret, letter_id, request)
+    lines = {(request.sale_id, item.sku_id) for item in request.items}
+    needs = Needs(letter_ids={letter_id}, decided_ids=set(ids), lines=lines, users={(request.user_id, request.sale_id)})
+    return Move(needs, lambda desk: dead_letters.redrive(desk.books, letter_id, request, ids, actor, desk.now_ms))
+
+
 def open_order(checkout: Checkout) -> Move[Opened | Refused]:
     needs = Needs(
         reservation_ids=storable(*checkout.reservation_ids), transactions={(checkout.provider, checkout.transaction_id)}
     )
     return Move(needs, lambda desk: find_or_open(desk.books, checkout, desk.now_ms, desk.new_id))
+
+
+def open_order_if_known(checkout: Checkout) -> Move[Opened | Refused]:
+    """Without the right to its transaction: finds what is there, refuses what is to be refused, and answers
+    PAYMENT_REUSED where the right is all that is missing."""
+
+    def decide(desk: Desk) -> Opened | Refused:
+        key, rights = (checkout.provider, checkout.transaction_id), desk.books.rights
+        noted = rights.get(key)
+        rights[key] = right.NOT_ASKED
+        opened = find_or_open(desk.books, checkout, desk.now_ms, desk.new_id)
+        rights.pop(key)
+        if noted is not None:
+            rights[key] = noted
+        return opened
+
+    return Move(open_order(checkout).needs, decide)
+
+
+def with_right(move: Move[T] | Move[T | None], key: TransactionKey, turn: int) -> Move[T | None]:
+    """A move that needs the right to a transaction, given in `turn`. None: it was given up since."""
+    return Move(
+        move.needs,
+        lambda desk: move.decide(desk) if right.take(desk.books, key, turn) else None,
+        move.after_lapsed,
+    )
+
+
+def hold(key: TransactionKey, asker: int, given_up_turn: int | None) -> Move[Right]:
+    return Move(Needs(transactions={key}), lambda desk: right.hold(desk.books, key, asker, given_up_turn))
+
+
+def give_up(key: TransactionKey, to: int, turn: int) -> Move[bool]:
+    return Move(Needs(transactions={key}), lambda desk: right.give_up(desk.books, key, to, turn))
 
 
 def cancel_order(order_id: str, user_id: str | None, reason: str) -> Move[Order | Refused]:

@@ -14,12 +14,13 @@ from flashsale.backends.queries import load_queries
 from flashsale.core.books import Books, Line
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
-from flashsale.core.payment import Payment, Refund
+from flashsale.core.payment import Payment, Refund, Right, TransactionKey
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt
 
 SQL = load_queries("postgres/decide.sql")
+SHARDS = load_queries("postgres/shards.sql")
 
 _sale = msgspec.json.Decoder(Sale)
 _encode = msgspec.json.Encoder().encode
@@ -37,11 +38,16 @@ class Needs(msgspec.Struct):
     """The rows that a batch is decided on, by their keys."""
 
     reservation_ids: set[str] = msgspec.field(default_factory=set)
+    decided_ids: set[str] = msgspec.field(default_factory=set)
+    """Reservations that may not be there yet: whoever writes one of them first wins by the unique key of their ids."""
+    letter_ids: set[str] = msgspec.field(default_factory=set)
     order_ids: set[str] = msgspec.field(default_factory=set)
     payment_ids: set[str] = msgspec.field(default_factory=set)
     refund_ids: set[str] = msgspec.field(default_factory=set)
-    transactions: set[tuple[str, str]] = msgspec.field(default_factory=set)
+    transactions: set[TransactionKey] = msgspec.field(default_factory=set)
     lines: set[Line] = msgspec.field(default_factory=set)
+    users: set[tuple[str, str]] = msgspec.field(default_factory=set)
+    """`(user_id, sale_id)` whose limits are asked for."""
 
     def add(self, other: "Needs") -> None:
         for name in self.__struct_fields__:
@@ -86,17 +92,22 @@ async def resolve(db: Connection, needs: Needs) -> tuple[Needs, set[Line]]:
         SQL["resolve"], [*needs.reservation_ids], [*needs.order_ids], [*needs.payment_ids], [*needs.refund_ids]
     )
     more = Needs(reservation_ids=set(row["reservation_ids"]), order_ids=set(row["order_ids"]))
+    more.transactions = {_parted(each) for each in row["transactions"]}
     more.add(needs)
-    found: set[Line] = set()
-    for line in row["lines"]:
-        sale_id, _, sku_id = line.partition(" ")
-        found.add((sale_id, sku_id))
-    return more, found | needs.lines
+    return more, {_parted(line) for line in row["lines"]} | needs.lines
 
 
-async def lock(db: Connection, lines: Collection[Line]) -> None:
-    if lines:
-        await db.fetchval(SQL["lock"], [f"{sale_id} {sku_id}" for sale_id, sku_id in lines])
+def _parted(pair: str) -> tuple[str, str]:
+    first, _, rest = pair.partition(" ")
+    return first, rest
+
+
+async def lock(db: Connection, lines: Collection[Line], transactions: Collection[TransactionKey] = ()) -> None:
+    """Products and transactions of the payment provider, all in one order."""
+    places = [f"{sale_id} {sku_id}" for sale_id, sku_id in lines]
+    places += [f"transaction {provider} {transaction_id}" for provider, transaction_id in transactions]
+    if places:
+        await db.fetchval(SQL["lock"], places)
 
 
 async def load_stock(db: Connection, books: Books, lines: Collection[Line]) -> None:
@@ -107,22 +118,35 @@ async def load_stock(db: Connection, books: Books, lines: Collection[Line]) -> N
 
 async def load_rows(db: Connection, books: Books, needs: Needs, locked: Collection[Line]) -> None:
     """The reservations, orders and payments of a batch, after their products were locked."""
-    if not needs.rows:
-        return
-    needs, lines = await resolve(db, needs)
+    await load_decided(db, books, needs.decided_ids)
+    if needs.rows:
+        needs, lines = await resolve(db, needs)
+        await _load_rows(db, books, needs, lines, locked)
+    if needs.transactions:
+        named = columns(list(needs.transactions))
+        for row in await db.fetch(SQL["payment_claims"], *named):
+            books.payments.setdefault(row[0], payment(row))
+        for row in await db.fetch(SHARDS["rights"], *named):
+            books.rights[row[0], row[1]] = Right(*row[2:])
+
+
+async def _load_rows(db: Connection, books: Books, needs: Needs, lines: set[Line], locked: Collection[Line]) -> None:
     if not lines <= set(locked):
         raise LinesMoved
     for row in await db.fetch(SQL["reservations"], [*needs.reservation_ids]):
-        books.reservations[row[0]] = reservation(row)
+        books.reservations.setdefault(row[0], reservation(row))
     if needs.order_ids:
         wanted = [*needs.order_ids]
         books.orders.update((row[0], order(row)) for row in await db.fetch(SQL["orders"], wanted))
         books.payments.update((row[0], payment(row)) for row in await db.fetch(SQL["payments_of_orders"], wanted))
         books.refunds.update((row[0], refund(row)) for row in await db.fetch(SQL["refunds_of_orders"], wanted))
-    if needs.transactions or needs.payment_ids:
-        named = columns(list(needs.transactions)) or [(), ()]
-        for row in await db.fetch(SQL["payment_claims"], *named, [*needs.payment_ids]):
-            books.payments.setdefault(row[0], payment(row))
+
+
+async def load_decided(db: Connection, books: Books, reservation_ids: Iterable[str]) -> None:
+    """The rows that queued requests have already."""
+    if wanted := [*reservation_ids]:
+        for row in await db.fetch(SQL["reservations"], wanted):
+            books.reservations[row[0]] = reservation(row)
 
 
 async def load_users(db: Connection, books: Books, users: Iterable[tuple[str, str]]) -> None:
@@ -149,6 +173,7 @@ async def store(db: Connection, books: Books, seq_before: dict[Line, int]) -> No
     await store_journal(db, books.journal)
     await _store_stock(db, books, seq_before)
     await _store_orders(db, books)
+    await _store_rights(db, books)
     if books.events:
         events = [(*msgspec.structs.astuple(each)[:-1], _encode(each.body).decode()) for each in books.events]
         await db.execute(SQL["outbox"], *columns(events), len(books.journal))
@@ -207,6 +232,15 @@ async def _store_orders(db: Connection, books: Books) -> None:
     refunds = {each.refund_id: each for each in books.new_refunds} | books.changed_refunds
     if refunds:
         await db.executemany(SQL["refund"], [msgspec.structs.astuple(each) for _, each in sorted(refunds.items())])
+
+
+async def _store_rights(db: Connection, books: Books) -> None:
+    put = [(*key, right.shard_id, right.turn) for key, right in books.changed_rights.items() if right]
+    gone = [key for key, right in books.changed_rights.items() if right is None]
+    if put:
+        await db.execute(SHARDS["put_rights"], *columns(put))
+    if gone:
+        await db.execute(SHARDS["drop_rights"], *columns(gone))
 
 
 def _order_values(each: Order) -> tuple[Any, ...]:

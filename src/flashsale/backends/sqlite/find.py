@@ -7,32 +7,45 @@ from typing import Any
 import msgspec
 
 from flashsale.backends.queries import load_queries
-from flashsale.backends.sqlite import rows
+from flashsale.backends.sqlite import queue, rows
 from flashsale.backends.sqlite.by_user import place
 from flashsale.backends.sqlite.rows import array
 from flashsale.backends.told import told
+from flashsale.core.books import Line
 from flashsale.core.event import Told
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
-from flashsale.core.reservation import Reservation
-from flashsale.core.sale import Sale
-from flashsale.ports import (
+from flashsale.core.questions import (
     AuditEntry,
     AuditPage,
+    BasesOf,
+    DeadLetterCount,
+    DeadLetters,
     DueWork,
     EventsAfter,
+    EventsWaiting,
     FiguresOf,
     FindActiveReservations,
+    FindDeadLetter,
     FindOrder,
     FindOrders,
     FindReservations,
     FindSales,
     JournalPage,
     LedgerCheck,
+    MovedProducts,
+    PrunedTo,
+    PruneReach,
+    QueuedPage,
+    QueueFigures,
     SaleFigures,
     StockOf,
+    Waiting,
     Work,
 )
+from flashsale.core.reservation import Reservation
+from flashsale.core.retention import Base
+from flashsale.core.sale import Sale
 
 FIND = load_queries("sqlite/find.sql")
 PAGE_MAX = 1000
@@ -93,6 +106,35 @@ def _audit(db: sqlite3.Connection, query: AuditPage) -> list[AuditEntry]:
     return [msgspec.convert((*row[:5], msgspec.json.decode(row[5])), AuditEntry) for row in found]
 
 
+def _waiting(db: sqlite3.Connection, query: EventsWaiting) -> Waiting:
+    return Waiting(*db.execute(FIND["events_waiting"], (query.relay, query.limit)).fetchone())
+
+
+def _pruned_to(db: sqlite3.Connection, query: PrunedTo) -> int:
+    return max(query.after, int(db.execute(FIND["pruned_to"]).fetchone()[0]))
+
+
+def _bases(db: sqlite3.Connection, query: BasesOf) -> list[Base]:
+    return [Base(*row) for row in db.execute(FIND["bases"], (query.sale_id,))]
+
+
+def _prune_reach(db: sqlite3.Connection, query: PruneReach) -> tuple[int, int]:
+    passed, beyond = db.execute(FIND["prune_reach"], (query.rows, array(query.relays))).fetchone()
+    return passed, beyond
+
+
+def _moved_products(db: sqlite3.Connection, query: MovedProducts) -> list[Line]:
+    """From one to the next by the index, however many movements each has."""
+    found = [query.after]
+    while len(found) <= query.limit:
+        row = db.execute(FIND["next_product_of_sale"], found[-1]).fetchone()
+        row = row or db.execute(FIND["next_product"], found[-1][:1]).fetchone()
+        if row is None:
+            break
+        found.append(row)
+    return found[1:]
+
+
 def _work(db: sqlite3.Connection, query: DueWork) -> Work:
     due = (query.now_ms, query.limit)
     payments = [rows.payment(row) for row in db.execute(FIND["due_payments"], due)]
@@ -120,9 +162,32 @@ ANSWERS: dict[type[Any], Callable[[sqlite3.Connection, Any], Any]] = {
     JournalPage: _journal,
     EventsAfter: _events,
     AuditPage: _audit,
+    EventsWaiting: _waiting,
+    PrunedTo: _pruned_to,
+    BasesOf: _bases,
+    PruneReach: _prune_reach,
+    MovedProducts: _moved_products,
     DueWork: _work,
     FiguresOf: _figures,
+    QueuedPage: queue.page,
+    QueueFigures: queue.figures,
+    DeadLetters: queue.letters,
+    FindDeadLetter: queue.letter,
+    DeadLetterCount: queue.letter_count,
 }
 
-LONG: frozenset[type[Any]] = frozenset({LedgerCheck, FiguresOf, JournalPage, AuditPage})
+LONG: frozenset[type[Any]] = frozenset(
+    {
+        LedgerCheck,
+        FiguresOf,
+        JournalPage,
+        AuditPage,
+        EventsWaiting,
+        PruneReach,
+        MovedProducts,
+        DeadLetters,
+        DeadLetterCount,
+        QueueFigures,
+    }
+)
 """Questions whose time grows with the ledger: they are answered apart from the buyers' short ones."""

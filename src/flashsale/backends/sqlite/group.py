@@ -50,6 +50,9 @@ class Group(Generic[T]):
     def start(self) -> None:
         self._thread.start()
 
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._urgent)
+
     def put(self, item: T) -> bool:
         """Adds an item; False when the queue is full. Event loop only."""
         if len(self._waiting) >= self._queue_max:

@@ -25,7 +25,6 @@ import structlog
 
 from flashsale.backends.batch import (
     BUSY,
-    FAILED,
     FULL,
     Asked,
     Committed,
@@ -33,25 +32,33 @@ from flashsale.backends.batch import (
     Job,
     Undecided,
     answer,
-    certain,
     count_refusals,
     deliver,
+    failed,
+    from_a_read,
+    in_their_places,
+    into,
+    taken_in,
 )
 from flashsale.backends.sqlite import moves, rows
 from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full, is_passing, migrate, readable
 from flashsale.backends.sqlite.find import ANSWERS, LONG
 from flashsale.backends.sqlite.group import Deliver, Group
+from flashsale.backends.sqlite.leases import SQL as LEASES
 from flashsale.backends.sqlite.moves import Desk
-from flashsale.backends.sqlite.outbox import SQL as RELAY
 from flashsale.backends.sqlite.rows import SQL
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.checkout import Checkout, Opened
+from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
+from flashsale.core.questions import Query
 from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.request import Request
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
-from flashsale.core.stock import Attempt, refuse_early
+from flashsale.core.stock import Attempt, Decided, refuse_early
 from flashsale.ports import (
+    FAILED,
     Clock,
     LedgerBroken,
     LedgerUnavailable,
@@ -59,7 +66,6 @@ from flashsale.ports import (
     Outcome,
     PaymentFact,
     PutOff,
-    Query,
     RefundFact,
     Reply,
 )
@@ -131,7 +137,7 @@ class SqliteLedger:
                 db = connect(path, writes=True)
                 migrate(db)
                 db.execute(SQL["take_over"])  # whoever had leased a payment step held the lock, and is gone
-                db.execute(RELAY["take_over"])
+                db.execute(LEASES["take_over"])
                 db.close()
                 return cls(path, lock, clock, observer, queue_max, batch_max, on_fatal or end_process)
         except BaseException:
@@ -145,6 +151,17 @@ class SqliteLedger:
         if self._broken:
             return BROKEN.message
         return FULL.message if self._desk.full else None
+
+    @property
+    def secret(self) -> bytes:
+        return self._desk.secret
+
+    def mark_of(self, sale_id: str) -> str:
+        return ""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._writer)
 
     def reserve(self, attempt: Attempt, reply: Reply) -> None:
         if self._closing or not self._writer.put(Asked(attempt, reply)):
@@ -160,6 +177,20 @@ class SqliteLedger:
 
     async def release(self, reservation_id: str, user_id: str | None) -> Reservation | Refused:
         return await self.move(moves.release, reservation_id, user_id)
+
+    async def withdraw(self, reservation_id: str, user_id: str | None) -> Reservation | Refused:
+        return await self.move(moves.withdraw, reservation_id, user_id)
+
+    def enqueue(self, request: Request, reply: Callable[[bool], None]) -> None:
+        job = Job(partial(_call, moves.enqueue, (request,), {}), taken_in(reply))
+        if self._closing or not self._writer.put(job):
+            reply(False)
+
+    async def bury(self, letter: DeadLetter, request: Request | None, place: int | None = None) -> None:
+        await self.move(moves.bury, letter, request, place)
+
+    async def redrive(self, letter_id: str, request: Request, actor: str) -> Decided | Refused:
+        return await self.move(moves.redrive, letter_id, request, actor)
 
     async def expire(self) -> int:
         refusals, self._lost = self._lost, Counter()
@@ -182,12 +213,11 @@ class SqliteLedger:
 
     async def find(self, query: Query[T]) -> T:
         answering = ANSWERS[type(query)]
-        job = Job(lambda db: answering(db, query), self._loop.create_future())
+        future: asyncio.Future[T] = self._loop.create_future()
         group = self._scanner if type(query) in LONG else self._reader
-        if self._closing or not group.put_urgent(job):
+        if self._closing or not group.put_urgent(Job(lambda db: answering(db, query), into(future))):
             raise LedgerUnavailable(BUSY.message)
-        found: T = await job.future
-        return found
+        return await future
 
     async def close(self) -> None:
         """Finishes what is queued, then closes the file. New requests are refused from now on."""
@@ -204,12 +234,11 @@ class SqliteLedger:
     # The writer's thread.
 
     async def move(self, move: Callable[Concatenate[Desk, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Not of the port: a transaction in the writer's thread, together with those of others (also for `outbox`)."""
-        job = Job(partial(_call, move, args, kwargs), self._loop.create_future())
-        if self._closing or not self._writer.put_urgent(job):
+        """Not of the port: a transaction in the writer's thread, together with those of others (also for `leases`)."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        if self._closing or not self._writer.put_urgent(Job(partial(_call, move, args, kwargs), into(future))):
             raise LedgerUnavailable(BUSY.message)
-        result: T = await job.future
-        return result
+        return await future
 
     def _write(self, batch: list[Item]) -> Deliver:
         return partial(self._deliver, batch, self._committed(batch))
@@ -225,9 +254,9 @@ class SqliteLedger:
             count_refusals(batch, results, desk.refusals)
             return Committed(results, desk.stock, desk.changed_sales, desk.sales)
         except Exception as error:
-            verdict = self._rolled_back(error, len(batch))
+            verdict, fault = self._rolled_back(error, len(batch)), failed(error)
         if verdict is not None or len(batch) == 1:
-            return Committed([verdict or FAILED] * len(batch), {}, {}, desk.sales)
+            return Committed([verdict or fault] * len(batch), {}, {}, desk.sales)
         half = len(batch) // 2
         first, second = self._committed(batch[:half]), self._committed(batch[half:])
         return Committed(
@@ -284,10 +313,8 @@ class SqliteLedger:
 
     def _refused(self, db: sqlite3.Connection, attempts: list[Attempt]) -> list[Outcome | None]:
         books, now_ms = rows.books_of_attempts(db, self._sales, attempts), self._clock.now_ms()
-        open_ends = {Refusal.LIMIT_EXCEEDED}
-        if db.execute(SQL["something_lapsed"], (now_ms,)).fetchone():
-            open_ends.add(Refusal.SOLD_OUT)
-        return [certain(refuse_early(books, attempt, now_ms), open_ends) for attempt in attempts]
+        lapsed = db.execute(SQL["something_lapsed"], (now_ms,)).fetchone() is not None
+        return [from_a_read(each, refuse_early(books, each, now_ms), lapsed, now_ms) for each in attempts]
 
     # The event loop.
 
@@ -323,6 +350,4 @@ def _call(move: Callable[..., T], args: Any, kwargs: Any, desk: Desk) -> T:
 def _decided(desk: Desk, batch: Sequence[Item]) -> list[Any]:
     moved: list[Any] = [item.run(desk) for item in batch if isinstance(item, Job)]
     attempts = [item.attempt for item in batch if isinstance(item, Asked)]
-    if not attempts:
-        return moved
-    return moved + moves.reserve(desk, attempts)
+    return in_their_places(batch, moved, moves.reserve(desk, attempts)) if attempts else moved

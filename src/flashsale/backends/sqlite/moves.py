@@ -8,22 +8,25 @@ from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from flashsale.backends.ids import IdMint
-from flashsale.backends.sqlite import rows
+from flashsale.backends.sqlite import queue, rows
 from flashsale.backends.sqlite.by_user import ByUser, place
 from flashsale.backends.sqlite.rows import SQL, array
-from flashsale.core import exits, settlement, stock
+from flashsale.core import dead_letters, exits, settlement, stock
 from flashsale.core.books import Books
 from flashsale.core.catalogue import AUDITED, CreateSale, EditSale, SaleChange, Shelf, change_sale, sale_id_of
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.checkout import open_order as find_or_open
 from flashsale.core.journal import Stock
+from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refused
+from flashsale.core.request import Request
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
-from flashsale.core.stock import Attempt
+from flashsale.core.stock import Attempt, Decided
 from flashsale.ports import Clock, Outcome, PaymentFact, PutOff, RefundFact
 
 FAR = 2**62
@@ -40,6 +43,7 @@ class Desk:
         self.new_id = IdMint(clock.now_ms)
         self.by_user = ByUser(db)
         self.sales = rows.sales(db)
+        self.secret = queue.secret(db)
         self.refusals: Counter[tuple[str, str]] = Counter()
         self.stock: dict[tuple[str, str], Stock] = {}
         self.changed_sales: dict[str, Sale | None] = {}
@@ -124,6 +128,38 @@ def expire(desk: Desk, refusals: Counter[tuple[str, str]]) -> int:
 def release(desk: Desk, reservation_id: str, user_id: str | None) -> Reservation | Refused:
     books = rows.books_of(desk.db, desk.sales, [reservation_id])
     outcome = exits.release(books, reservation_id, user_id, desk.clock.now_ms())
+    desk.store(books)
+    return outcome
+
+
+def withdraw(desk: Desk, reservation_id: str, user_id: str | None) -> Reservation | Refused:
+    books = rows.books_of(desk.db, desk.sales, [reservation_id])
+    outcome = exits.withdraw(books, reservation_id, user_id, desk.clock.now_ms())
+    desk.store(books)
+    return outcome
+
+
+def enqueue(desk: Desk, request: Request) -> None:
+    books = Books(desk.sales)
+    books.queued.append(request)
+    desk.store(books)
+
+
+def bury(desk: Desk, letter: DeadLetter, request: Request | None, place: int | None) -> None:
+    books = rows.books_of(desk.db, desk.sales, request.reservation_ids if request else ())
+    queue.load_letters(desk.db, books, [letter.letter_id])
+    dead_letters.bury(books, letter, request, desk.clock.now_ms())
+    if place is not None:
+        books.taken.append(place)
+    desk.store(books)
+
+
+def redrive(desk: Desk, letter_id: str, request: Request, actor: str) -> Decided | Refused:
+    ids, now_ms = dead_letters.redriven_ids(desk.secret, letter_id, request), desk.clock.now_ms()
+    attempt = dead_letters.attempt_of(replace(request, reservation_ids=ids))
+    books = rows.books_of_attempts(desk.db, desk.sales, [attempt])
+    queue.load_letters(desk.db, books, [letter_id])
+    outcome = dead_letters.redrive(books, letter_id, request, ids, actor, now_ms)
     desk.store(books)
     return outcome
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from flashsale.backends.queries import load_queries
+from flashsale.backends.sqlite import queue
 from flashsale.backends.sqlite.by_user import ByUser, entries, known, place
 from flashsale.backends.sqlite.write import Row, write
 from flashsale.core.books import Books
@@ -62,6 +63,7 @@ def books_of_attempts(db: sqlite3.Connection, sales: Mapping[str, Sale], attempt
     lines = array({(a.sale_id, item.sku_id) for a in attempts for item in a.items})
     for row in db.execute(SQL["stock"], (lines,)):
         books.stock[row[0], row[1]] = Stock(*row)
+    _reservations(db, books, (each for a in attempts if a.slip for each in a.slip.ids))
     users = {(a.user_id, a.sale_id): place(a.user_id, a.sale_id) for a in attempts}
     if seen := known(db, users.values()):
         users = {user: at for user, at in users.items() if at in seen}
@@ -133,6 +135,7 @@ def store(db: sqlite3.Connection, books: Books, by_user: ByUser) -> None:
         stock = books.stock[line]
         db.execute(SQL["changed_stock"], (*line, stock.total, stock.held, stock.sold, stock.sku_seq))
     _store_orders(db, books)
+    queue.store(db, books)
     if books.events:
         write(db, SQL["outbox"], [_event(seq, each) for seq, each in enumerate(books.events, _next_told(db))])
 
@@ -163,7 +166,7 @@ def _reservation_values(seq: int, each: Reservation) -> Row:
     return (
         seq, each.reservation_id, each.user_id, each.sale_id, each.sku_id, each.quantity, each.status._value_,
         each.unit_price_minor, each.currency, each.created_at_ms, each.expires_at_ms, each.request_kind._value_,
-        each.request_key, each.order_id, each.returned_quantity,
+        each.request_key, each.order_id, each.returned_quantity, each.refusal, each.redrive_of,
     )  # fmt: skip
 
 

@@ -37,7 +37,8 @@ WITH o AS (
 )
 SELECT ARRAY(SELECT order_id FROM o) AS order_ids,
        ARRAY(SELECT reservation_id FROM r) AS reservation_ids,
-       ARRAY(SELECT DISTINCT sale_id || ' ' || sku_id FROM r JOIN reservation USING (reservation_id)) AS lines;
+       ARRAY(SELECT DISTINCT sale_id || ' ' || sku_id FROM r JOIN reservation USING (reservation_id)) AS lines,
+       ARRAY(SELECT provider || ' ' || transaction_id FROM payment WHERE payment_id = ANY ($3::text[])) AS transactions;
 
 -- In the transaction: first the products, in the order of their locks. A lock of its own instead of the row's,
 -- because waiting for a row needs a transaction id: this way the ids of transactions on one product rise in the
@@ -85,7 +86,8 @@ CROSS JOIN LATERAL (SELECT * FROM reservation AS r WHERE r.reservation_id = ANY 
 
 -- name: reservations
 SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
-       r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity
+       r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity,
+       r.refusal, r.redrive_of
 FROM reservation AS r WHERE r.reservation_id = ANY ($1::text[]) ORDER BY r.seq;
 
 -- name: orders
@@ -98,16 +100,12 @@ SELECT payment_id, order_id, provider, transaction_id, amount_minor, currency, s
        tries, failure, reason, created_at_ms
 FROM payment WHERE order_id = ANY ($1::text[]);
 
--- The payments that hold a transaction already: those named, and those of the payments named by their ids.
+-- The payments that hold these transactions already.
 
 -- name: payment_claims
-WITH wanted AS (
-    SELECT * FROM unnest($1::text[], $2::text[]) AS t(provider, transaction_id)
-    UNION SELECT provider, transaction_id FROM payment WHERE payment_id = ANY ($3::text[])
-)
 SELECT p.payment_id, p.order_id, p.provider, p.transaction_id, p.amount_minor, p.currency, p.status, p.due, p.due_at_ms,
        p.tries, p.failure, p.reason, p.created_at_ms
-FROM wanted JOIN payment AS p USING (provider, transaction_id)
+FROM unnest($1::text[], $2::text[]) AS wanted(provider, transaction_id) JOIN payment AS p USING (provider, transaction_id)
 WHERE p.status <> 1 OR p.due IS NOT NULL;
 
 -- name: refunds_of_orders
@@ -126,14 +124,14 @@ GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
 
 -- name: new_reservations
 INSERT INTO reservation (reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
-    created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity, seq)
+    created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity, refusal, redrive_of, seq)
 SELECT n.reservation_id, n.user_id, n.sale_id, n.sku_id, n.quantity, n.status, n.unit_price_minor, n.currency,
        n.created_at_ms, n.expires_at_ms, n.request_kind, n.request_key, n.order_id, n.returned_quantity,
-       (SELECT flashsale_seq()) + n.place
+       n.refusal, n.redrive_of, (SELECT flashsale_seq()) + n.place
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
-    $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::bigint[]) WITH ORDINALITY
+    $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::text[], $16::text[]) WITH ORDINALITY
     AS n(reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency, created_at_ms,
-         expires_at_ms, request_kind, request_key, order_id, returned_quantity, place);
+         expires_at_ms, request_kind, request_key, order_id, returned_quantity, refusal, redrive_of, place);
 
 -- name: changed_reservations
 UPDATE reservation AS r SET status = n.status, order_id = n.order_id, returned_quantity = n.returned_quantity
@@ -224,10 +222,12 @@ ORDER BY sku_id, sale_id;
 SELECT EXISTS (SELECT 1 FROM orders WHERE sale_id = $1);
 
 -- name: was_reserved
-SELECT EXISTS (SELECT 1 FROM journal WHERE sale_id = $1 AND reservation_id IS NOT NULL);
+SELECT EXISTS (SELECT 1 FROM journal WHERE sale_id = $1 AND reservation_id IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM journal_base WHERE sale_id = $1 AND reservations > 0);
 
 -- name: last_seq
-SELECT coalesce(max(sku_seq), 0)::bigint FROM journal WHERE sale_id = $1 AND sku_id = $2;
+SELECT greatest((SELECT max(sku_seq) FROM journal WHERE sale_id = $1 AND sku_id = $2),
+                (SELECT sku_seq FROM journal_base WHERE sale_id = $1 AND sku_id = $2), 0)::bigint;
 
 -- name: put_sale
 INSERT INTO sale (sale_id, terms, version, created_at_ms) VALUES ($1, $2, $3, $4)

@@ -34,7 +34,7 @@ ORDER BY seq LIMIT $4;
     FROM outbox
     WHERE seq > $1
         AND seq < (SELECT flashsale_horizon())
-        AND ($2::text IS NULL OR $2::text = 'flashsale.orders')
+        AND ($2::text IS NULL OR topic = $2::text)
     ORDER BY seq LIMIT $3
 )
 UNION ALL
@@ -44,11 +44,44 @@ UNION ALL
     FROM journal
     WHERE seq > $1
         AND seq < (SELECT flashsale_horizon())
-        AND $2::text IS DISTINCT FROM 'flashsale.orders'
+        AND ($2::text IS NULL OR $2::text IN ('flashsale.inventory', 'flashsale.reservations'))
         AND (reservation_id IS NOT NULL OR $2::text IS DISTINCT FROM 'flashsale.reservations')
     ORDER BY seq LIMIT $3
 )
 ORDER BY 1 LIMIT $3;
+
+-- What a relay has not passed on: how much, up to a limit, and since when.
+
+-- name: events_waiting
+SELECT count(*), min(at_ms) FROM (
+    SELECT at_ms FROM (
+        SELECT seq, at_ms FROM journal WHERE seq > coalesce((SELECT cursor FROM relay WHERE relay = $1), 0)
+        UNION ALL
+        SELECT seq, at_ms FROM outbox WHERE seq > coalesce((SELECT cursor FROM relay WHERE relay = $1), 0)
+    ) AS told LIMIT $2
+) AS waiting;
+
+-- What was forgotten, and what may be.
+
+-- name: pruned_to
+SELECT seq FROM pruned;
+
+-- name: bases
+SELECT sale_id, sku_id, sku_seq, total, held, sold, reservations FROM journal_base WHERE sale_id = $1 ORDER BY sku_id;
+
+-- A relay that has never passed anything on has no row. What is kept back from readers is not passed on by anybody.
+
+-- name: prune_reach
+SELECT least((SELECT min(coalesce(r.cursor, 0)) FROM unnest($2::text[]) AS w(relay) LEFT JOIN relay AS r USING (relay)),
+             flashsale_horizon() - 1),
+       coalesce((SELECT seq FROM (SELECT seq FROM journal UNION ALL SELECT seq FROM outbox) AS told
+                 ORDER BY seq DESC OFFSET $1::bigint LIMIT 1), 0);
+
+-- name: next_product_of_sale
+SELECT sale_id, sku_id FROM journal WHERE sale_id = $1 AND sku_id > $2 ORDER BY sku_id LIMIT 1;
+
+-- name: next_product
+SELECT sale_id, sku_id FROM journal WHERE sale_id > $1 ORDER BY sale_id, sku_id LIMIT 1;
 
 -- name: audit_page
 SELECT seq, at_ms, actor, action, subject, details FROM audit WHERE seq > $1 ORDER BY seq LIMIT $2;
@@ -108,15 +141,24 @@ SELECT format('%s: user %s was granted %s times for one request', sku_id, user_i
 FROM reservation WHERE sale_id = $1 AND request_key IS NOT NULL
 GROUP BY user_id, request_key, sku_id HAVING count(*) > 1 LIMIT 100;
 
+-- The movements that were forgotten are in the base; those that are kept go on from its number.
+
 -- name: proof_journal
-WITH summed AS (
-    SELECT sku_id, count(*) AS movements, max(sku_seq) AS last_seq,
+WITH counted AS (
+    SELECT j.sku_id, count(*) AS movements, max(j.sku_seq) AS last_seq,
            sum(CASE WHEN kind IN ('STOCK', 'RESTOCK', 'ADJUST') THEN quantity ELSE 0 END)::bigint AS total,
            sum(CASE WHEN kind = 'RESERVE' THEN quantity WHEN kind IN ('RELEASE', 'EXPIRE', 'CONFIRM') THEN -quantity
                ELSE 0 END)::bigint AS held,
            sum(CASE WHEN kind IN ('CONFIRM', 'HONOUR') THEN quantity WHEN kind = 'RETURN' THEN -quantity
                ELSE 0 END)::bigint AS sold
-    FROM journal WHERE sale_id = $1 GROUP BY sku_id)
+    FROM journal AS j LEFT JOIN journal_base AS b USING (sale_id, sku_id)
+    WHERE j.sale_id = $1 AND j.sku_seq > coalesce(b.sku_seq, 0) GROUP BY j.sku_id),
+summed AS (
+    SELECT s.sku_id, coalesce(b.sku_seq, 0) + coalesce(c.movements, 0) AS movements,
+           coalesce(c.last_seq, b.sku_seq) AS last_seq, coalesce(b.total, 0) + coalesce(c.total, 0) AS total,
+           coalesce(b.held, 0) + coalesce(c.held, 0) AS held, coalesce(b.sold, 0) + coalesce(c.sold, 0) AS sold
+    FROM stock AS s LEFT JOIN counted AS c USING (sku_id) LEFT JOIN journal_base AS b USING (sale_id, sku_id)
+    WHERE s.sale_id = $1)
 SELECT format('%s: counters say %s total, %s held, %s sold after movement %s; the journal sums to %s, %s, %s in %s of %s',
               s.sku_id, s.total, s.held, s.sold, s.sku_seq, j.total, j.held, j.sold, j.movements, j.last_seq)
 FROM stock AS s LEFT JOIN summed AS j USING (sku_id)

@@ -68,7 +68,8 @@ SELECT min(expires_at_ms) FROM reservation WHERE status = 'RESERVED';
 
 -- name: reservations
 SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
-       r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity
+       r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity,
+       r.refusal, r.redrive_of
 FROM json_each(?1) AS a
 CROSS JOIN reservation AS r ON r.reservation_id = a.value;
 
@@ -104,10 +105,12 @@ SELECT order_id FROM refund WHERE refund_id = ?1;
 SELECT EXISTS (SELECT 1 FROM orders WHERE sale_id = ?1);
 
 -- name: was_reserved
-SELECT EXISTS (SELECT 1 FROM journal WHERE sale_id = ?1 AND reservation_id IS NOT NULL);
+SELECT EXISTS (SELECT 1 FROM journal WHERE sale_id = ?1 AND reservation_id IS NOT NULL)
+    OR EXISTS (SELECT 1 FROM journal_base WHERE sale_id = ?1 AND reservations > 0);
 
 -- name: last_seq
-SELECT coalesce(max(sku_seq), 0) FROM journal WHERE sale_id = ?1 AND sku_id = ?2;
+SELECT max((SELECT coalesce(max(sku_seq), 0) FROM journal WHERE sale_id = ?1 AND sku_id = ?2),
+           (SELECT coalesce(max(sku_seq), 0) FROM journal_base WHERE sale_id = ?1 AND sku_id = ?2));
 
 -- Storing. The values of a row are the fields of the struct in core/, in its order. OR ROLLBACK, because a row that
 -- is refused ends the transaction anyway, and the default (undo this statement only) would have SQLite copy every
@@ -115,8 +118,8 @@ SELECT coalesce(max(sku_seq), 0) FROM journal WHERE sale_id = ?1 AND sku_id = ?2
 
 -- name: new_reservations
 INSERT OR ROLLBACK INTO reservation (seq, reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
-    created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity, refusal, redrive_of)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: last_reservation
 SELECT coalesce(max(seq), 0) FROM reservation;
@@ -133,10 +136,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- name: outbox
 INSERT OR ROLLBACK INTO outbox (seq, topic, type, subject, sequence, at_ms, body) VALUES (?, ?, ?, ?, ?, ?, ?);
 
--- Journal and outbox are numbered together.
+-- Journal and outbox are numbered together, and no number is given again.
 
 -- name: last_told
-SELECT max((SELECT coalesce(max(seq), 0) FROM journal), (SELECT coalesce(max(seq), 0) FROM outbox));
+SELECT max((SELECT coalesce(max(seq), 0) FROM journal), (SELECT coalesce(max(seq), 0) FROM outbox),
+           (SELECT seq FROM pruned));
 
 -- name: changed_stock
 UPDATE stock SET total = ?3, held = ?4, sold = ?5, sku_seq = ?6 WHERE sale_id = ?1 AND sku_id = ?2;

@@ -41,7 +41,7 @@ SELECT * FROM (
     SELECT seq, topic, type, subject, sequence, body, at_ms, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     FROM outbox
     WHERE seq > ?1
-        AND (?2 IS NULL OR ?2 = 'flashsale.orders')
+        AND (?2 IS NULL OR topic = ?2)
     ORDER BY seq LIMIT ?3
 )
 UNION ALL
@@ -50,11 +50,43 @@ SELECT * FROM (
            actor, reason, at_ms
     FROM journal
     WHERE seq > ?1
-        AND ?2 IS NOT 'flashsale.orders'
+        AND (?2 IS NULL OR ?2 IN ('flashsale.inventory', 'flashsale.reservations'))
         AND (reservation_id IS NOT NULL OR ?2 IS NOT 'flashsale.reservations')
     ORDER BY seq LIMIT ?3
 )
 ORDER BY 1 LIMIT ?3;
+
+-- What a relay has not passed on: how much, up to a limit, and since when.
+
+-- name: events_waiting
+SELECT count(*), min(at_ms) FROM (
+    SELECT at_ms FROM (
+        SELECT seq, at_ms FROM journal WHERE seq > coalesce((SELECT cursor FROM relay WHERE relay = ?1), 0)
+        UNION ALL
+        SELECT seq, at_ms FROM outbox WHERE seq > coalesce((SELECT cursor FROM relay WHERE relay = ?1), 0)
+    ) AS told LIMIT ?2
+) AS waiting;
+
+-- What was forgotten, and what may be.
+
+-- name: pruned_to
+SELECT seq FROM pruned;
+
+-- name: bases
+SELECT sale_id, sku_id, sku_seq, total, held, sold, reservations FROM journal_base WHERE sale_id = ?1 ORDER BY sku_id;
+
+-- A relay that has never passed anything on has no row.
+
+-- name: prune_reach
+SELECT (SELECT coalesce(min(coalesce(r.cursor, 0)), 9223372036854775807)
+        FROM json_each(?2) AS w LEFT JOIN relay AS r ON r.relay = w.value),
+       max(0, max((SELECT coalesce(max(seq), 0) FROM journal), (SELECT coalesce(max(seq), 0) FROM outbox)) - ?1);
+
+-- name: next_product_of_sale
+SELECT sale_id, sku_id FROM journal INDEXED BY journal_sku_seq WHERE sale_id = ?1 AND sku_id > ?2 ORDER BY sku_id LIMIT 1;
+
+-- name: next_product
+SELECT sale_id, sku_id FROM journal INDEXED BY journal_sku_seq WHERE sale_id > ?1 ORDER BY sale_id, sku_id LIMIT 1;
 
 -- name: audit_page
 SELECT seq, at_ms, actor, action, subject, details FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2;
@@ -123,15 +155,24 @@ WHERE r.sale_id = ?1 AND (r.status IN ('RESERVED', 'CONFIRMED') OR r.request_key
                                  ELSE place(r.user_id, r.sale_id, r.request_key) END)
 LIMIT 100;
 
+-- The movements that were forgotten are in the base; those that are kept go on from its number.
+
 -- name: proof_journal
-WITH summed AS (
-    SELECT sku_id, count(*) AS movements, max(sku_seq) AS last_seq,
+WITH counted AS (
+    SELECT j.sku_id, count(*) AS movements, max(j.sku_seq) AS last_seq,
            sum(CASE WHEN kind IN ('STOCK', 'RESTOCK', 'ADJUST') THEN quantity ELSE 0 END) AS total,
            sum(CASE WHEN kind = 'RESERVE' THEN quantity WHEN kind IN ('RELEASE', 'EXPIRE', 'CONFIRM') THEN -quantity
                ELSE 0 END) AS held,
            sum(CASE WHEN kind IN ('CONFIRM', 'HONOUR') THEN quantity WHEN kind = 'RETURN' THEN -quantity
                ELSE 0 END) AS sold
-    FROM journal WHERE sale_id = ?1 GROUP BY sku_id)
+    FROM journal AS j LEFT JOIN journal_base AS b USING (sale_id, sku_id)
+    WHERE j.sale_id = ?1 AND j.sku_seq > coalesce(b.sku_seq, 0) GROUP BY j.sku_id),
+summed AS (
+    SELECT s.sku_id, coalesce(b.sku_seq, 0) + coalesce(c.movements, 0) AS movements,
+           coalesce(c.last_seq, b.sku_seq) AS last_seq, coalesce(b.total, 0) + coalesce(c.total, 0) AS total,
+           coalesce(b.held, 0) + coalesce(c.held, 0) AS held, coalesce(b.sold, 0) + coalesce(c.sold, 0) AS sold
+    FROM stock AS s LEFT JOIN counted AS c USING (sku_id) LEFT JOIN journal_base AS b USING (sale_id, sku_id)
+    WHERE s.sale_id = ?1)
 SELECT printf('%s: counters say %d total, %d held, %d sold after movement %d; the journal sums to %d, %d, %d in %d of %d',
               s.sku_id, s.total, s.held, s.sold, s.sku_seq, j.total, j.held, j.sold, j.movements, j.last_seq)
 FROM stock AS s LEFT JOIN summed AS j USING (sku_id)

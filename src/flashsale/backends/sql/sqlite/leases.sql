@@ -1,4 +1,4 @@
--- The lease and the cursor of a relay.
+-- Leases and their cursors. The table is named for its first use, the relay to a broker.
 
 -- Nothing comes back while another owner's lease runs.
 

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Delivered
 
+from flashsale.backends.kafka.connect import Connection
 from flashsale.ports import BrokerUnavailable, Message
 
 ACKNOWLEDGED_SECONDS = 10.0
 """The deadline of a page."""
 POLL_SECONDS = 0.1
-SETTINGS: dict[str, str | int | float | bool] = {
-    "client.id": "flashsale",
+SETTINGS: dict[str, str | int | bool] = {
     "acks": "all",
     "enable.idempotence": True,
     "enable.gapless.guarantee": True,
@@ -32,20 +32,19 @@ SETTINGS: dict[str, str | int | float | bool] = {
     "queue.buffering.max.messages": 10_000,
     "reconnect.backoff.ms": 100,
     "reconnect.backoff.max.ms": 1_000,
-    "log_level": 2,  # the flow says when the broker goes and comes; the library would say it at every attempt
 }
 
 
 class KafkaBroker:
     """For one event loop and one caller at a time."""
 
-    def __init__(self, servers: str) -> None:
-        """`servers`: `HOST:PORT,HOST:PORT`; nobody is asked before the first page."""
-        self._servers = servers
+    def __init__(self, connection: Connection) -> None:
+        """Nobody is asked before the first page."""
+        self._connection = connection
         self._line: _Line | None = None
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        line = self._line = self._line or _Line(self._servers)
+        line = self._line = self._line or _Line(self._connection)
         try:
             async with asyncio.timeout(ACKNOWLEDGED_SECONDS):
                 await line.send(messages)
@@ -71,11 +70,11 @@ class KafkaBroker:
 class _Line:
     """A producer and the thread that polls it; the thread ends the producer too, because that may take a while."""
 
-    def __init__(self, servers: str) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.trouble = ""
         """What the library said last of its connections."""
         self._hung_up = threading.Event()
-        self._producer = Producer({**SETTINGS, "bootstrap.servers": servers, "error_cb": self._heard})
+        self._producer = Producer(connection.settings({**SETTINGS, "error_cb": self._heard}))
         self.thread = threading.Thread(target=self._poll, name="kafka", daemon=True)
         self.thread.start()
 

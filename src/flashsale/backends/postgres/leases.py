@@ -1,7 +1,7 @@
-"""The outbox port on PostgreSQL: a connection of its own, so that a relay never stands before the ledger's writer.
+"""The leases port on PostgreSQL: a connection of its own, so that a lease never waits behind the ledger's batches.
 
 Both statements may be run twice with the same effect. So nothing has to be known of one whose answer was lost: the
-relay asks again on a new connection. The time of a lease is the database's, as that of every decision.
+holder asks again on a new connection. The time of a lease is the database's, as that of every decision.
 """
 
 import asyncio
@@ -12,23 +12,23 @@ from flashsale.backends.postgres.rows import SQL as LEDGER
 from flashsale.backends.queries import load_queries
 from flashsale.ports import Clock, LedgerUnavailable
 
-SQL = load_queries("postgres/outbox.sql")
+SQL = load_queries("postgres/leases.sql")
 
 
-class PostgresOutbox:
+class PostgresLeases:
     def __init__(self, url: str, clock: Clock) -> None:
         self._url = url
         self._clock = clock
         self._db: Connection | None = None
         self._turn = asyncio.Lock()
 
-    async def lease(self, relay: str, owner: str, lease_ms: int) -> int | None:
+    async def lease(self, name: str, owner: str, lease_ms: int) -> int | None:
         now_ms = self._clock.hear(await self._ask(LEDGER["now"]))
-        cursor: int | None = await self._ask(SQL["lease"], relay, owner, now_ms, now_ms + lease_ms)
+        cursor: int | None = await self._ask(SQL["lease"], name, owner, now_ms, now_ms + lease_ms)
         return cursor
 
-    async def advance(self, relay: str, owner: str, cursor: int) -> bool:
-        return await self._ask(SQL["advance"], relay, owner, cursor) is not None
+    async def advance(self, name: str, owner: str, cursor: int) -> bool:
+        return await self._ask(SQL["advance"], name, owner, cursor) is not None
 
     async def close(self) -> None:
         async with self._turn:
@@ -43,7 +43,7 @@ class PostgresOutbox:
                 return await self._db.fetchval(statement, *values)
             except FAILING as error:
                 self._give_up()
-                raise LedgerUnavailable(f"the outbox cannot be reached: {error!r}") from error
+                raise LedgerUnavailable(f"the leases cannot be reached: {error!r}") from error
 
     def _give_up(self) -> None:
         db, self._db = self._db, None

@@ -1,0 +1,98 @@
+"""The gate port inside one process: for a machine that runs one API process, and the model of the others.
+
+It is never away and forgets everything with its process. Its maxima only decide what is forgotten first: a forgotten
+product permits a few wasted attempts, a forgotten bucket allows one burst more.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
+
+from flashsale.backends.gate_calls import by, require_small, settlements, shown
+from flashsale.core import permits, rate_limit
+from flashsale.core.books import Line
+from flashsale.core.permits import Counter, Permit, Synchronised, Wish
+from flashsale.core.rate_limit import Allowance, Draft
+from flashsale.ports import Clock
+
+PRODUCTS_MAX = 10_000
+BUCKETS_MAX = 200_000
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class MemoryGate:
+    """For one event loop."""
+
+    trouble: str | None = None
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._products: OrderedDict[Line, Counter] = OrderedDict()
+        self._buckets: OrderedDict[str, float] = OrderedDict()
+        self._settings: dict[str, tuple[int, str]] = {}
+
+    async def permit(self, wishes: Sequence[Wish]) -> list[Permit]:
+        now_ms = self._clock.now_ms()
+        answers: list[Permit] = [Permit(permits.Verdict.UNSURE)] * len(wishes)
+        for line, places in by(wishes, lambda wish: wish.line).items():
+            decided = permits.permit(self._product(line), [wishes[place] for place in places], now_ms)
+            for place, answer in zip(places, decided, strict=True):
+                answers[place] = answer
+        return answers
+
+    async def appended(self, wishes: Sequence[Wish]) -> None:
+        now_ms = self._clock.now_ms()
+        for line, places in by(wishes, lambda wish: wish.line).items():
+            permits.appended(self._product(line), [wishes[place].reservation_id for place in places], now_ms)
+
+    async def queued(self, wishes: Sequence[Wish]) -> list[bool]:
+        now_ms = self._clock.now_ms()
+        return [permits.queued(self._product(wish.line), wish, now_ms) for wish in wishes]
+
+    async def settle(self, lines: Sequence[tuple[Line, Sequence[str]]], synchronised: Sequence[Synchronised]) -> None:
+        now_ms = self._clock.now_ms()
+        for line, (ids, told) in settlements(lines, synchronised).items():
+            permits.settle(self._product(line), ids, told, now_ms)
+
+    async def synchronise(self, rows: Sequence[Synchronised]) -> None:
+        await self.settle((), rows)
+
+    async def availability(self, lines: Sequence[Line]) -> list[int | None]:
+        now_ms = self._clock.now_ms()
+        known = [self._products.get(line) for line in lines]
+        return [permits.available(counter, now_ms) if counter else None for counter in known]
+
+    async def take(self, drafts: Sequence[Draft]) -> list[Allowance]:
+        now_us = float(self._clock.now_ms() * 1000 - rate_limit.ORIGIN_US)
+        return [self._take(draft, now_us) for draft in drafts]
+
+    def _take(self, draft: Draft, now_us: float) -> Allowance:
+        full_at_us, answer = rate_limit.take(self._buckets.pop(draft.bucket, 0.0), draft, now_us)
+        _keep(self._buckets, draft.bucket, full_at_us, BUCKETS_MAX)
+        return answer
+
+    async def settings(self) -> dict[str, str]:
+        return shown(self._settings)
+
+    async def put_settings(self, changes: dict[str, str], version: int) -> None:
+        require_small(changes, len(self._settings.keys() | changes.keys()))
+        for name, value in changes.items():
+            if version >= self._settings.get(name, (version, ""))[0]:
+                self._settings[name] = version, value
+
+    async def close(self) -> None:
+        """Forgets nothing that matters."""
+
+    def _product(self, line: Line) -> Counter:
+        counter = self._products.pop(line, None) or Counter()
+        _keep(self._products, line, counter, PRODUCTS_MAX)
+        return counter
+
+
+def _keep(kept: OrderedDict[K, V], key: K, value: V, maximum: int) -> None:
+    """Puts an entry behind the others; what was not asked for longest makes room."""
+    kept[key] = value
+    if len(kept) > maximum:
+        kept.popitem(last=False)

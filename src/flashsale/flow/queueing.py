@@ -1,0 +1,314 @@
+"""Asking for units in a queued sale: from the buyer's call to his 202.
+
+    ids ──► (with a key, or visibly lost: one read of the ledger) ──► permit ──► append ──► acknowledged: PENDING
+
+A request gets its ids before anybody is asked (`core/pending.py`), so that it is the same request wherever it is
+repeated, and however often it arrives. What is refused before the append leaves its key unused. A permit keeps the
+losers out of the queue: there are as many as there are units. It is a courtesy of the gate; while the gate is away the
+shop window has to do, and whatever either of them says, the ledger decides.
+
+Everything that comes in one turn of the event loop goes together: one read, one call of the gate.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+
+import structlog
+
+from flashsale.core.books import Line
+from flashsale.core.journal import Stock
+from flashsale.core.pending import CHANCE_BYTES, fresh_id, keyed_id, keyed_ids
+from flashsale.core.permits import Permit, Synchronised, Verdict, Wish
+from flashsale.core.questions import StockOf
+from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.request import Item, Request
+from flashsale.core.reservation import RequestKind
+from flashsale.core.sale import Sale
+from flashsale.core.stock import Attempt, Decided, Pending, Slip, key_reused, sold_out
+from flashsale.flow.storefront import Storefront, on_sale
+from flashsale.ports import Answer, Backlog, Clock, Gate, GateAway, LedgerUnavailable, Outcome, Queue, WholeLedger
+
+Told = Callable[[Answer], None]
+
+log = structlog.get_logger("flashsale.queueing")
+
+WAITING_MAX = 20_000
+"""Requests on their way into the queue; beyond that the answer is 503."""
+TOGETHER_MAX = 512
+"""Requests that ask the gate at once."""
+_FINAL = frozenset({Refusal.KEY_REUSED, Refusal.NOT_FOUND})
+"""What no request in the queue is refused with."""
+_MAY_GO = frozenset({Verdict.PERMITTED, Verdict.QUEUED})
+BUSY = Refused(Refusal.UNAVAILABLE, "The queue is busy: try again", {"retryAfterSeconds": 1})
+UNKNOWN = Refused(
+    Refusal.UNAVAILABLE,
+    "The queue did not acknowledge this request: repeat it with the same key",
+    {"retryAfterSeconds": 1},
+)
+
+
+class Asking:
+    """A request on its way."""
+
+    __slots__ = ("answered", "key", "reply", "request", "wishes")
+
+    def __init__(self, request: Request, key: str | None, reply: Told) -> None:
+        self.request = request
+        self.key = key
+        self.reply = reply
+        self.answered = False
+        """Or in the queue, which will answer."""
+        self.wishes: list[Wish] = []
+
+    def pending(self) -> Pending:
+        return Pending(self.request.reservation_ids, self.request.user_id, self.request.items)
+
+    def attempt(self, ledger: Backlog) -> Attempt:
+        request, beyond = self.request, None
+        if self.key is not None and request.kind is RequestKind.CART:
+            mark = ledger.mark_of(request.sale_id)
+            beyond = keyed_id(ledger.secret, request.user_id, request.sale_id, self.key, len(request.items), mark)
+        slip = Slip(request.reservation_ids, request.at_ms, beyond=beyond)
+        return Attempt(request.user_id, request.sale_id, request.items, self.key, request.kind, slip)
+
+
+class Queueing:
+    def __init__(
+        self, ledger: WholeLedger, queue: Queue, gate: Gate | None, storefront: Storefront, clock: Clock,
+        chance: Callable[[int], bytes],
+    ) -> None:  # fmt: skip
+        """`chance` gives so many random bytes."""
+        self._ledger = ledger
+        self._queue = queue
+        self._gate = gate
+        self._storefront = storefront
+        self._clock = clock
+        self._chance = chance
+        self._asking: list[Asking] = []
+        self._doubted: list[tuple[Asking, Refused]] = []
+        self._in_queue: list[Wish] = []
+        self._returned: dict[Line, list[str]] = {}
+        self._on_the_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def request(
+        self, user_id: str, sale: Sale, items: tuple[Item, ...], key: str | None, kind: RequestKind, reply: Told
+    ) -> None:
+        """`reply` is called exactly once. The request is well-formed, and its products are in the sale."""
+        if self._on_the_way >= WAITING_MAX:
+            reply(BUSY)
+            return
+        self._on_the_way += 1
+        now_ms = self._clock.now_ms()
+        ids = self._ids(user_id, sale.sale_id, key, items, now_ms)
+        asking = Asking(Request(ids, user_id, sale.sale_id, items, now_ms, kind), key, reply)
+        if key is not None or not self._may_win(asking):
+            self._ledger.refuse(asking.attempt(self._ledger), partial(self._read, asking))
+        else:
+            self._ask(asking)
+
+    def _ids(
+        self, user_id: str, sale_id: str, key: str | None, items: tuple[Item, ...], now_ms: int
+    ) -> tuple[str, ...]:
+        secret, mark = self._ledger.secret, self._ledger.mark_of(sale_id)
+        if key is None:
+            return tuple(fresh_id(secret, user_id, now_ms, self._chance(CHANCE_BYTES), mark) for _ in items)
+        return keyed_ids(secret, user_id, sale_id, key, items, mark)
+
+    def _may_win(self, asking: Asking) -> bool:
+        now_ms = self._clock.now_ms()
+        offers = [self._storefront.offers.get(item.sku_id) for item in asking.request.items]
+        return all(offer and on_sale(offer, now_ms) and offer.available > 0 for offer in offers)
+
+    def _read(self, asking: Asking, outcome: Outcome) -> None:
+        """What the ledger says before the append. Away, it cannot say whether the key was used: the consumer will."""
+        if isinstance(outcome, Decided) and not outcome.reservations:
+            self._ask(asking)
+        elif not isinstance(outcome, Refused) or outcome.refusal in _FINAL:
+            self._answer(asking, outcome)
+        elif outcome.refusal is Refusal.UNAVAILABLE:
+            self._ask(asking)
+        else:
+            self._doubt(asking, outcome)
+
+    def _doubt(self, asking: Asking, refused: Refused) -> None:
+        """Refused as it is now; but a request that is in the queue already has been taken in, and waits."""
+        if self._gate is None or asking.key is None:
+            self._answer(asking, refused)
+            return
+        if not self._doubted:
+            asyncio.get_running_loop().call_soon(self._look_in_the_queue, self._gate)
+        self._doubted.append((asking, refused))
+
+    def _look_in_the_queue(self, gate: Gate) -> None:
+        doubted, self._doubted = self._doubted, []
+        for start in range(0, len(doubted), TOGETHER_MAX):
+            self._spawn(self._told_apart(gate, doubted[start : start + TOGETHER_MAX]))
+
+    async def _told_apart(self, gate: Gate, doubted: list[tuple[Asking, Refused]]) -> None:
+        waits = [False] * len(doubted)
+        try:
+            found = iter(await gate.queued([wish for asking, _ in doubted for wish in self._wished(asking)]))
+            parts = [[next(found) for _ in asking.request.items] for asking, _ in doubted]
+            waits = [all(part) for part in parts]
+        finally:
+            for (asking, refused), waiting in zip(doubted, waits, strict=True):
+                self._answer(asking, asking.pending() if waiting else refused)
+
+    # The gate.
+
+    def _ask(self, asking: Asking) -> None:
+        if self._gate is None:
+            self._append(asking)
+            return
+        if not self._asking:
+            asyncio.get_running_loop().call_soon(self._begin, self._gate)
+        self._asking.append(asking)
+
+    def _begin(self, gate: Gate) -> None:
+        asking, self._asking = self._asking, []
+        for start in range(0, len(asking), TOGETHER_MAX):
+            self._spawn(self._permitted(gate, asking[start : start + TOGETHER_MAX]))
+
+    async def _permitted(self, gate: Gate, asking: list[Asking]) -> None:
+        try:
+            for each in await self._unsure_of(gate, asking):
+                self._append(each)  # nobody can say now: the ledger will
+        finally:
+            for each in asking:  # a mistake of ours leaves nobody without an answer
+                if not each.answered:
+                    self._answer(each, UNKNOWN)
+
+    async def _unsure_of(self, gate: Gate, asking: list[Asking]) -> list[Asking]:
+        """Sends on all of whom the gate is sure, and gives back the others."""
+        try:
+            unsure = self._taken_up(asking, await self._permits(gate, asking))
+            if not unsure:
+                return []
+            await self._synchronise(gate, unsure)
+            return self._taken_up(unsure, await self._permits(gate, unsure))
+        except (GateAway, LedgerUnavailable):
+            return [each for each in asking if not each.answered]
+
+    async def _permits(self, gate: Gate, asking: list[Asking]) -> list[list[Permit]]:
+        permits = iter(await gate.permit([wish for each in asking for wish in self._wished(each)]))
+        return [[next(permits) for _ in each.request.items] for each in asking]
+
+    async def _synchronise(self, gate: Gate, asking: list[Asking]) -> None:
+        """Tells the gate what there is: nobody has lately."""
+        rows: list[Stock] = []
+        for sale_id in {each.request.sale_id for each in asking}:
+            found: list[Stock] = await self._ledger.find(StockOf(sale_id))
+            rows += found
+        await gate.synchronise([synchronised(row) for row in rows])
+
+    def _wished(self, asking: Asking) -> list[Wish]:
+        """Made once: the gate is asked with them, and told of them when they are in the queue."""
+        if not asking.wishes:
+            asking.wishes = self._wishes(asking.request)
+        return asking.wishes
+
+    def _wishes(self, request: Request) -> list[Wish]:
+        mark = request.fingerprint
+        return [
+            Wish(reservation_id, request.user_id, request.sale_id, item.sku_id, item.quantity,
+                 self._limit(request, item), mark)
+            for reservation_id, item in zip(request.reservation_ids, request.items, strict=True)
+        ]  # fmt: skip
+
+    def _limit(self, request: Request, item: Item) -> int:
+        sale = self._storefront.sales.get(request.sale_id)
+        product = sale.product(item.sku_id) if sale else None
+        return product.per_user_limit if product else item.quantity
+
+    def _taken_up(self, asking: list[Asking], permits: list[list[Permit]]) -> list[Asking]:
+        """Sends each on his way; those of whom the gate is not sure are left."""
+        return [each for each, of_each in zip(asking, permits, strict=True) if not self._take_up(each, of_each)]
+
+    def _take_up(self, asking: Asking, permits: Sequence[Permit]) -> bool:
+        verdicts = [permit.verdict for permit in permits]
+        if all(verdict is Verdict.QUEUED for verdict in verdicts):
+            self._answer(asking, asking.pending())
+            return True
+        if all(verdict in _MAY_GO for verdict in verdicts):
+            self._append(asking)
+            return True
+        self._give_back(asking, verdicts)
+        for item, permit in zip(asking.request.items, permits, strict=True):
+            if permit.verdict not in _MAY_GO and permit.verdict is not Verdict.UNSURE:
+                self._answer(asking, self._refusal(asking, item, permit))
+                return True
+        return False
+
+    def _refusal(self, asking: Asking, item: Item, permit: Permit) -> Refused:
+        if permit.verdict is Verdict.KEY_REUSED:
+            return key_reused(asking.key)
+        if permit.verdict is Verdict.SOLD_OUT:
+            return sold_out(item.sku_id, item.quantity, max(permit.available, 0))
+        limit = self._limit(asking.request, item)
+        details = {"skuId": item.sku_id, "limit": limit, "alreadyHeld": limit}
+        message = f"Purchase limit of {item.sku_id} is {limit}; your earlier requests are still to be decided"
+        return Refused(Refusal.LIMIT_EXCEEDED, message, details)
+
+    # The queue.
+
+    def _append(self, asking: Asking) -> None:
+        asking.answered = True
+        self._queue.append(asking.request, partial(self._appended, asking))
+
+    def _appended(self, asking: Asking, acknowledged: bool) -> None:
+        request = asking.request
+        if not acknowledged:
+            self._give_back(asking, [Verdict.PERMITTED] * len(request.items))
+            self._answer(asking, UNKNOWN)
+            return
+        if self._gate is not None:
+            if not self._in_queue:
+                asyncio.get_running_loop().call_soon(self._prolong, self._gate)
+            self._in_queue += self._wished(asking)
+        self._answer(asking, asking.pending())
+
+    def _prolong(self, gate: Gate) -> None:
+        wishes, self._in_queue = self._in_queue, []
+        for start in range(0, len(wishes), TOGETHER_MAX):
+            self._spawn(gate.appended(wishes[start : start + TOGETHER_MAX]))
+
+    def _give_back(self, asking: Asking, verdicts: Sequence[Verdict]) -> None:
+        """What was permitted and is not appended needs no permit any more. One that is not given back lapses."""
+        request = asking.request
+        if self._gate is None or Verdict.PERMITTED not in verdicts:
+            return
+        if not self._returned:
+            asyncio.get_running_loop().call_soon(self._settle_returned, self._gate)
+        for reservation_id, item, verdict in zip(request.reservation_ids, request.items, verdicts, strict=True):
+            if verdict is Verdict.PERMITTED:
+                self._returned.setdefault((request.sale_id, item.sku_id), []).append(reservation_id)
+
+    def _settle_returned(self, gate: Gate) -> None:
+        returned, self._returned = self._returned, {}
+        self._spawn(gate.settle(list(returned.items()), ()))
+
+    def _answer(self, asking: Asking, answer: Answer) -> None:
+        self._on_the_way -= 1
+        asking.answered = True
+        try:
+            asking.reply(answer)
+        except Exception:
+            log.exception("an answer could not be delivered")
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(_in_peace(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _in_peace(work: Awaitable[None]) -> None:
+    with suppress(GateAway):  # the gate says so itself; permits that are not given back lapse
+        await work
+
+
+def synchronised(row: Stock) -> Synchronised:
+    """What the ledger says of a product, for the gate."""
+    return Synchronised(row.sale_id, row.sku_id, row.available, row.sku_seq)
