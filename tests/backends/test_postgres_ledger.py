@@ -4,89 +4,24 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
-from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 from contract.ledgers import Audience, HandClock, Shop, database_of, postgres, shop, together
 from core.shop import a_product, a_sale, an_attempt, refusal_of
 from servers.postgres import database_url
+from servers.proxy import Proxy
 
 from flashsale.backends.postgres import session
 from flashsale.backends.postgres.connect import connect, migrate, require_current
 from flashsale.backends.postgres.ledger import PostgresLedger
 from flashsale.backends.postgres.session import Session
 from flashsale.core.catalogue import SwitchSale
+from flashsale.core.questions import FindOrder, FindReservations
 from flashsale.core.refusal import Refusal
 from flashsale.core.sale import Switch
 from flashsale.core.stock import Granted
-from flashsale.ports import FindOrder, FindReservations, LedgerUnavailable, SchemaUnknown
-
-COMMIT = b"COMMIT\0"
-
-
-class Proxy:
-    """Stands between a ledger and its server, and cuts one connection at its next commit."""
-
-    def __init__(self, url: str) -> None:
-        self._server = urlsplit(url)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.cut: str | None = None
-        """`before` the commit reaches the server, or `after` it was done and before its answer."""
-        self.was_cut = asyncio.Event()
-        self.away = False
-        self.url = ""
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["Proxy"]:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        self.url = self._server._replace(netloc=f"{self._server.netloc.rpartition(':')[0]}:{port}").geturl()
-        try:
-            yield self
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._tasks.add(asyncio.current_task())
-        if self.away:
-            writer.transport.abort()
-            return
-        upstream, downstream = await asyncio.open_connection(self._server.hostname, self._server.port)
-        answering = asyncio.create_task(self._forward(upstream, writer))
-        asking = asyncio.create_task(self._ask(reader, downstream, answering))
-        self._tasks |= {answering, asking}
-        try:
-            await asyncio.wait({answering, asking}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done() and self.was_cut.is_set():
-                await asking
-        finally:
-            answering.cancel()
-            asking.cancel()
-            for each in (writer, downstream):
-                each.transport.abort()
-
-    async def _forward(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        while data := await source.read(65536):
-            target.write(data)
-
-    async def _ask(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, answering: asyncio.Task[None]
-    ) -> None:
-        while data := await source.read(65536):
-            if self.cut is None or COMMIT not in data:
-                target.write(data)
-                continue
-            self.was_cut.set()
-            answering.cancel()
-            if self.cut == "after":
-                target.write(data)
-                await asyncio.sleep(0.2)  # the server commits; its answer is not forwarded
-            self.cut = None
-            return
+from flashsale.ports import LedgerUnavailable, SchemaUnknown
 
 
 @asynccontextmanager

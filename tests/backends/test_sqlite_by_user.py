@@ -6,9 +6,9 @@ from contract.ledgers import Shop, shop, sqlite
 from core.shop import a_product, a_sale, refusal_of
 
 from flashsale.backends.sqlite import by_user
+from flashsale.core.questions import FindActiveReservations
 from flashsale.core.refusal import Refusal
 from flashsale.core.stock import Granted
-from flashsale.ports import FindActiveReservations
 
 SMALL = ((8, 2), (32, 4))
 

@@ -16,11 +16,12 @@ from core.shop import HOLD_MS, OPENING_MS, a_product, a_sale, an_attempt, refusa
 
 from flashsale.backends.sqlite import file
 from flashsale.core.catalogue import SwitchSale
+from flashsale.core.questions import FiguresOf
 from flashsale.core.refusal import Refusal
 from flashsale.core.reservation import Status
 from flashsale.core.sale import Switch
 from flashsale.core.stock import Granted
-from flashsale.ports import FiguresOf, LedgerBroken, LedgerUnavailable
+from flashsale.ports import LedgerBroken, LedgerUnavailable
 
 TESTS = str(Path(__file__).parents[1])
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cli.program import NO_SANDBOX, Server, free_port, run
 from msgspec import structs
+from servers.valkey import ValkeyServer, server_url
 
 from flashsale.settings import Settings
 
@@ -115,3 +116,47 @@ def test_wrong_settings_are_listed(tmp_path):
     assert told.code == 2
     assert "FLASHSALE_IDENTITY: must be open" in told.said
     assert "FLASHSALE_DRAIN_SECONDS: Expected `float` >= 0" in told.said
+
+
+def test_a_gate_in_the_process_is_told(tmp_path):
+    assert findings(tmp_path)[1]["gate"]["level"] == "ok"
+
+
+def test_a_redis_that_answers_is_told_with_its_version(tmp_path):
+    _, found = findings(tmp_path, FLASHSALE_GATE=server_url())
+    assert found["gate"]["level"] == "ok"
+    assert ("Valkey" in found["gate"]["found"]) or ("Redis" in found["gate"]["found"])
+
+
+def test_a_redis_that_cannot_be_reached_is_a_problem_and_its_password_stays_a_secret(tmp_path):
+    told = run("doctor", "--json", cwd=tmp_path, FLASHSALE_GATE="redis://:hush-hush@127.0.0.1:9/0")
+    [found] = [each for each in json.loads(told.out)["checks"] if each["name"] == "gate"]
+    assert (told.code, found["level"]) == (1, "problem")
+    assert "redis://127.0.0.1:9" in found["found"]
+    assert "hush-hush" not in told.said
+
+
+def test_a_redis_that_may_throw_keys_away_is_a_warning(tmp_path):
+    server = ValkeyServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    try:
+        server.start()
+        _, found = findings(tmp_path, FLASHSALE_GATE=server.url)
+    finally:
+        server.stop()
+    assert found["gate"]["level"] == "warning"
+    assert "allkeys-lru" in found["gate"]["found"]
+
+
+def test_one_server_that_is_named_as_a_cluster_is_a_problem(tmp_path):
+    _, found = findings(
+        tmp_path, FLASHSALE_GATE=server_url().replace("redis://", "redis+cluster://").removesuffix("/0")
+    )
+    assert (found["gate"]["level"], found["gate"]["remedy"]) == ("problem", "name it with redis://")
+
+
+def test_the_profile_follows_from_the_urls(tmp_path):
+    nobody = {"FLASHSALE_LEDGER": "postgresql://nobody@127.0.0.1:1/nothing"}
+    kafka = {"FLASHSALE_BROKER": "kafka://127.0.0.1:1"}
+    for settings, profile in (({}, "embedded"), (nobody, "postgres"), (nobody | kafka, "cluster")):
+        _, found = findings(tmp_path, "--port", free_port(), **settings)
+        assert found["profile"]["found"].startswith(f"{profile}: ")

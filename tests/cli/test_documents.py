@@ -27,7 +27,7 @@ def test_the_table_of_settings_is_complete_and_its_defaults_are_true():
 def default(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if value != () else ""
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def test_the_library_example_runs_and_prints_what_the_document_says(tmp_path):

@@ -69,13 +69,19 @@ def test_a_name_cannot_paint_the_terminal(server, tmp_path):
 
 
 def test_wrong_fields_are_all_named_with_their_file_and_remedy(server, tmp_path):
-    path = sale_file(tmp_path, endsAt="soon", mode="queued", products=one_product(flashSalePrice=1.999))
+    path = sale_file(tmp_path, endsAt="soon", settlement="manual", products=one_product(flashSalePrice=1.999))
     refused = ask(server, tmp_path, "create", path)
     assert refused.code == 2
     assert f"{path}: endsAt: must be a time with its offset" in refused.said
-    assert f"{path}: mode: queued is not available yet: use direct" in refused.said
+    assert f"{path}: settlement: manual is not available yet: use online or none" in refused.said
     assert f"{path}: products[0].flashSalePrice: has more than 2 decimals for USD" in refused.said
     assert "examples/sale.toml" in refused.said
+
+
+def test_a_queued_sale_is_created(server, tmp_path):
+    path = sale_file(tmp_path, id="queued", mode="queued", products=one_product(skuId="QUEUED"))
+    created = ask(server, tmp_path, "create", path, "--json")
+    assert (created.code, json.loads(created.out)["mode"]) == (0, "queued")
 
 
 def test_a_field_that_does_not_exist_is_named(server, tmp_path):

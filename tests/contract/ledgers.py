@@ -1,8 +1,9 @@
 """The ledgers that the contract is asked of, and one in the hand: with a clock that is set, and short cuts."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,33 +14,24 @@ from servers.postgres import database_url, server_url
 from structlog.testing import capture_logs
 
 from flashsale.backends.postgres.connect import migrate
+from flashsale.backends.postgres.history import PostgresHistory
+from flashsale.backends.postgres.joining import migrate_all
+from flashsale.backends.postgres.leases import PostgresLeases
 from flashsale.backends.postgres.ledger import PostgresLedger
-from flashsale.backends.postgres.outbox import PostgresOutbox
+from flashsale.backends.postgres.shards import ShardedLedger
+from flashsale.backends.sqlite.history import SqliteHistory
+from flashsale.backends.sqlite.leases import SqliteLeases
 from flashsale.backends.sqlite.ledger import SqliteLedger
-from flashsale.backends.sqlite.outbox import SqliteOutbox
 from flashsale.core.catalogue import CreateSale
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
 from flashsale.core.payment import Payment, PaymentStatus
+from flashsale.core.questions import DueWork, FindOrder, FindReservations, JournalPage, LedgerCheck, StockOf, Work
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Granted
-from flashsale.ports import (
-    Clock,
-    DueWork,
-    FindOrder,
-    FindReservations,
-    JournalPage,
-    Ledger,
-    LedgerCheck,
-    Observer,
-    Outbox,
-    Outcome,
-    PaymentFact,
-    StockOf,
-    Work,
-)
+from flashsale.ports import Clock, History, Leases, Ledger, Observer, Outcome, PaymentFact
 
 FAR_MS = 10**12
 """Later than anything that is due."""
@@ -49,6 +41,7 @@ class HandClock:
     """A clock that stands until it is set."""
 
     alarm: str | None = None
+    drift_ms = 0
 
     def __init__(self, now_ms: int = OPENING_MS) -> None:
         self.at_ms = now_ms
@@ -117,22 +110,74 @@ async def postgres(
 
 
 @asynccontextmanager
-async def outbox_of(ledger: Ledger, folder: Path, clock: Clock) -> AsyncIterator[Outbox]:
-    """The outbox beside a ledger that was opened in this folder."""
-    if isinstance(ledger, SqliteLedger):
-        outbox: Outbox = SqliteOutbox(ledger.move)
-    else:
-        outbox = PostgresOutbox(await database_of(folder), clock)
+async def shards(
+    folder: Path,
+    clock: Clock,
+    observer: Observer,
+    queue_max: int = 8192,
+    batch_max: int = 512,
+    on_fatal: Callable[[Exception], None] | None = None,
+    count: int = 2,
+) -> AsyncIterator[ShardedLedger]:
+    """Two databases. The first sale goes to the second of them, so that what spans both is in every test."""
+    urls = await databases_of(folder, count)
+    ledger = await ShardedLedger.open(urls, [clock] * len(urls), observer, queue_max, batch_max)
     try:
-        yield outbox
+        yield ledger
     finally:
-        await outbox.close()
+        await ledger.close()
 
 
-async def database_of(folder: Path) -> str:
-    name = f"test_{sha256(str(folder).encode()).hexdigest()[:24]}"
+@asynccontextmanager
+async def leases_of(ledger: Ledger, folder: Path, clock: Clock) -> AsyncIterator[Leases]:
+    """The leases beside a ledger that was opened in this folder."""
+    if isinstance(ledger, SqliteLedger):
+        leases: Leases = SqliteLeases(ledger.move)
+    else:
+        leases = PostgresLeases(await database_of(folder), clock)
+    try:
+        yield leases
+    finally:
+        await leases.close()
+
+
+@asynccontextmanager
+async def history_of(ledger: Ledger, folder: Path) -> AsyncIterator[History]:
+    """The history of a ledger that was opened in this folder."""
+    if isinstance(ledger, SqliteLedger):
+        history: History = SqliteHistory(ledger.move)
+    else:
+        history = PostgresHistory(await database_of(folder))
+    try:
+        yield history
+    finally:
+        await history.close()
+
+
+async def tampered(folder: Path, statement: str) -> None:
+    """Somebody writes into the ledger of this folder who knows no rules."""
+    if (folder / "ledger.db").exists():
+        with closing(sqlite3.connect(folder / "ledger.db")) as file, file:
+            file.execute(statement)
+        return
+    db = await asyncpg.connect(await database_of(folder))
+    await db.execute(statement)
+    await db.close()
+
+
+async def databases_of(folder: Path, count: int = 2) -> list[str]:
+    """The databases of a ledger in several, each in its place."""
+    urls = [await database_of(folder, f"_{number}" if number else "") for number in range(count)]
+    if not (folder / "joined").exists():
+        await migrate_all(urls)
+        (folder / "joined").touch()
+    return urls
+
+
+async def database_of(folder: Path, more: str = "") -> str:
+    name = f"test_{sha256(str(folder).encode()).hexdigest()[:24]}{more}"
     url = database_url(await asyncio.to_thread(server_url), name)
-    marker = folder / "database"
+    marker = folder / f"database{more}"
     if not marker.exists():
         db = await asyncpg.connect(server_url())
         await db.execute(f"DROP DATABASE IF EXISTS {name}")
@@ -150,8 +195,10 @@ async def _template(db: asyncpg.Connection) -> str:
     return "flashsale_template"
 
 
-LEDGERS: list[Opening] = [sqlite, postgres]
+LEDGERS: list[Opening] = [sqlite, postgres, shards]
 """Every backend that claims the port. A new one is one more line here."""
+DATABASES: list[Opening] = [sqlite, postgres]
+"""Those with leases and a history of their own: a ledger in several databases has them in each."""
 
 
 class Shop:
@@ -250,6 +297,6 @@ async def together(calls: Iterable[Awaitable[Any]]) -> list[Any]:
 
 
 __all__ = [
-    "LEDGERS", "Audience", "Checkout", "HandClock", "Opening", "Shop", "answered", "database_of", "outbox_of",
-    "postgres", "shop", "sqlite", "together",
+    "DATABASES", "LEDGERS", "Audience", "Checkout", "HandClock", "Opening", "Shop", "answered", "database_of",
+    "databases_of", "history_of", "leases_of", "postgres", "shards", "shop", "sqlite", "tampered", "together",
 ]  # fmt: skip

@@ -9,8 +9,7 @@ import pytest
 from contract.topics import Topics
 from servers.kafka import KafkaServer, kafka_servers
 
-from flashsale.backends import kafka
-from flashsale.backends.kafka import KafkaBroker
+from flashsale.backends.kafka import Connection, KafkaBroker, publisher
 from flashsale.ports import BrokerUnavailable, Message
 
 NOBODY = "127.0.0.1:9"
@@ -23,9 +22,13 @@ def servers() -> str:
 
 @pytest.fixture
 async def broker(servers) -> AsyncIterator[KafkaBroker]:
-    broker = KafkaBroker(servers)
+    broker = broker_at(servers)
     yield broker
     await broker.close()
+
+
+def broker_at(servers: str) -> KafkaBroker:
+    return KafkaBroker(Connection(f"kafka://{servers}"))
 
 
 @pytest.fixture
@@ -60,8 +63,8 @@ async def test_a_page_is_acknowledged_without_waiting_for_the_next(broker, topic
 
 
 async def test_a_broker_that_is_away_is_unavailable_after_a_while(monkeypatch):
-    monkeypatch.setattr(kafka, "ACKNOWLEDGED_SECONDS", 0.5)
-    broker = KafkaBroker(NOBODY)
+    monkeypatch.setattr(publisher, "ACKNOWLEDGED_SECONDS", 0.5)
+    broker = broker_at(NOBODY)
     with pytest.raises(BrokerUnavailable, match=NOBODY):
         await broker.publish(letters("test", "a", 3))
     await broker.close()
@@ -76,7 +79,7 @@ async def test_a_message_that_the_broker_refuses_is_unavailable_and_the_next_pag
 
 
 async def test_whoever_gives_up_waiting_for_a_broker_that_is_away_can_close_it(topic):
-    broker = KafkaBroker(NOBODY)
+    broker = broker_at(NOBODY)
     waiting = asyncio.ensure_future(broker.publish(letters(topic, "a", 3)))
     await asyncio.sleep(0)
     waiting.cancel()
@@ -100,7 +103,7 @@ def mortal() -> Iterator[KafkaServer]:
 
 async def test_a_broker_that_is_killed_and_started_again_has_everything_in_order_without_a_gap(mortal, topic):
     """Whoever repeats a page until it is acknowledged may repeat, but never lets what is newer come first."""
-    broker = KafkaBroker(mortal.servers)
+    broker = broker_at(mortal.servers)
     kill = asyncio.create_task(killed_and_started(mortal))
     first = 0
     while first < 2_000 or not kill.done():

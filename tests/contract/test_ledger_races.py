@@ -12,10 +12,11 @@ from core.shop import AUTHORIZED, CAPTURED, HOLD_MS, a_product, a_sale, an_attem
 from flashsale.core.checkout import Opened
 from flashsale.core.journal import Kind
 from flashsale.core.payment import Due
+from flashsale.core.questions import FindReservations
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.reservation import Status
 from flashsale.core.stock import Granted
-from flashsale.ports import FindReservations, LedgerUnavailable
+from flashsale.ports import LedgerUnavailable
 
 SOAK = bool(os.environ.get("FLASHSALE_SOAK"))
 INTERLEAVINGS = 100_000 if SOAK else 10_000

@@ -1,4 +1,4 @@
-"""What an outbox promises to those who pass its rows on; asked of every ledger."""
+"""What leases and the pages of events promise to those who pass events on; asked of every ledger."""
 
 import asyncio
 from collections import defaultdict
@@ -7,22 +7,23 @@ from typing import NamedTuple
 
 import asyncpg
 import pytest
-from contract.ledgers import LEDGERS, HandClock, Shop, database_of, outbox_of, postgres, shop
+from contract.ledgers import DATABASES, HandClock, Shop, database_of, leases_of, postgres, shop
 from core.shop import a_product, a_sale, an_attempt
 
 from flashsale.core.catalogue import Restock
 from flashsale.core.event import Event, Told, Topic, published
 from flashsale.core.journal import Kind, Movement
-from flashsale.ports import EventsAfter, Outbox
+from flashsale.core.questions import EventsAfter
+from flashsale.ports import Leases
 
 LEASE_MS = 2_000
 
 
 class Post(NamedTuple):
-    """A shop and the outbox of its ledger."""
+    """A shop and the leases of its ledger."""
 
     shop: Shop
-    outbox: Outbox
+    leases: Leases
 
     async def page(self, after: int = 0, limit: int = 1000, topic: Topic | None = None) -> list[tuple[int, Told]]:
         return await self.shop.ledger.find(EventsAfter(after, limit, topic))
@@ -37,7 +38,7 @@ class Post(NamedTuple):
         return told
 
 
-@pytest.fixture(params=LEDGERS)
+@pytest.fixture(params=DATABASES)
 def opening(request):
     return request.param
 
@@ -45,78 +46,78 @@ def opening(request):
 @pytest.fixture
 async def post(opening, tmp_path) -> AsyncIterator[Post]:
     clock = HandClock()
-    async with shop(opening, tmp_path, clock) as it, outbox_of(it.ledger, tmp_path, clock) as outbox:
-        yield Post(it, outbox)
+    async with shop(opening, tmp_path, clock) as it, leases_of(it.ledger, tmp_path, clock) as leases:
+        yield Post(it, leases)
 
 
 # -- A relay has one owner at a time, under a lease.
 
 
 async def test_a_relay_that_nobody_has_run_yet_begins_before_the_first_row(post):
-    assert await post.outbox.lease("broker", "ann", LEASE_MS) == 0
+    assert await post.leases.lease("broker", "ann", LEASE_MS) == 0
 
 
 async def test_of_two_owners_one_holds_the_relay_and_the_other_gets_none(post):
     owners = [f"owner-{number}" for number in range(10)]
-    cursors = await asyncio.gather(*(post.outbox.lease("broker", owner, LEASE_MS) for owner in owners))
+    cursors = await asyncio.gather(*(post.leases.lease("broker", owner, LEASE_MS) for owner in owners))
     assert sorted(cursors, key=str) == [0] + [None] * 9
 
 
 async def test_an_owner_prolongs_his_lease(post):
     for _ in range(3):
-        assert await post.outbox.lease("broker", "ann", LEASE_MS) == 0
+        assert await post.leases.lease("broker", "ann", LEASE_MS) == 0
         post.shop.clock.pass_ms(LEASE_MS - 1)
-        assert await post.outbox.lease("broker", "bob", LEASE_MS) is None
+        assert await post.leases.lease("broker", "bob", LEASE_MS) is None
 
 
 async def test_a_lease_that_has_run_out_is_taken_over_where_its_owner_had_got_to(post):
-    await post.outbox.lease("broker", "ann", LEASE_MS)
-    await post.outbox.advance("broker", "ann", 7)
+    await post.leases.lease("broker", "ann", LEASE_MS)
+    await post.leases.advance("broker", "ann", 7)
     post.shop.clock.pass_ms(LEASE_MS)
-    assert await post.outbox.lease("broker", "bob", LEASE_MS) == 7
-    assert await post.outbox.lease("broker", "ann", LEASE_MS) is None
+    assert await post.leases.lease("broker", "bob", LEASE_MS) == 7
+    assert await post.leases.lease("broker", "ann", LEASE_MS) is None
 
 
 async def test_a_lost_lease_cannot_advance(post):
-    await post.outbox.lease("broker", "ann", LEASE_MS)
+    await post.leases.lease("broker", "ann", LEASE_MS)
     post.shop.clock.pass_ms(LEASE_MS)
-    await post.outbox.lease("broker", "bob", LEASE_MS)
-    assert await post.outbox.advance("broker", "ann", 9) is False
-    assert await post.outbox.lease("broker", "bob", LEASE_MS) == 0
+    await post.leases.lease("broker", "bob", LEASE_MS)
+    assert await post.leases.advance("broker", "ann", 9) is False
+    assert await post.leases.lease("broker", "bob", LEASE_MS) == 0
 
 
 async def test_nobody_advances_a_relay_that_he_never_had(post):
-    assert await post.outbox.advance("broker", "ann", 9) is False
-    assert await post.outbox.lease("broker", "ann", LEASE_MS) == 0
+    assert await post.leases.advance("broker", "ann", 9) is False
+    assert await post.leases.lease("broker", "ann", LEASE_MS) == 0
 
 
 async def test_a_cursor_never_goes_back(post):
-    await post.outbox.lease("broker", "ann", LEASE_MS)
-    assert await post.outbox.advance("broker", "ann", 9) is True
-    assert await post.outbox.advance("broker", "ann", 8) is False
-    assert await post.outbox.lease("broker", "ann", LEASE_MS) == 9
+    await post.leases.lease("broker", "ann", LEASE_MS)
+    assert await post.leases.advance("broker", "ann", 9) is True
+    assert await post.leases.advance("broker", "ann", 8) is False
+    assert await post.leases.lease("broker", "ann", LEASE_MS) == 9
 
 
 async def test_a_relay_that_is_given_back_is_anybodys_at_once(post):
-    await post.outbox.lease("broker", "ann", LEASE_MS)
-    await post.outbox.lease("broker", "ann", 0)
-    assert await post.outbox.lease("broker", "bob", LEASE_MS) == 0
+    await post.leases.lease("broker", "ann", LEASE_MS)
+    await post.leases.lease("broker", "ann", 0)
+    assert await post.leases.lease("broker", "bob", LEASE_MS) == 0
 
 
 async def test_relays_know_nothing_of_each_other(post):
-    await post.outbox.lease("broker", "ann", LEASE_MS)
-    await post.outbox.advance("broker", "ann", 9)
-    assert await post.outbox.lease("archive", "bob", LEASE_MS) == 0
+    await post.leases.lease("broker", "ann", LEASE_MS)
+    await post.leases.advance("broker", "ann", 9)
+    assert await post.leases.lease("archive", "bob", LEASE_MS) == 0
 
 
 async def test_a_cursor_is_there_when_the_ledger_is_opened_again(opening, tmp_path):
     clock = HandClock()
-    async with shop(opening, tmp_path, clock) as it, outbox_of(it.ledger, tmp_path, clock) as outbox:
-        await outbox.lease("broker", "ann", LEASE_MS)
-        await outbox.advance("broker", "ann", 9)
+    async with shop(opening, tmp_path, clock) as it, leases_of(it.ledger, tmp_path, clock) as leases:
+        await leases.lease("broker", "ann", LEASE_MS)
+        await leases.advance("broker", "ann", 9)
     clock.pass_ms(LEASE_MS)
-    async with shop(opening, tmp_path, clock) as it, outbox_of(it.ledger, tmp_path, clock) as outbox:
-        assert await outbox.lease("broker", "bob", LEASE_MS) == 9
+    async with shop(opening, tmp_path, clock) as it, leases_of(it.ledger, tmp_path, clock) as leases:
+        assert await leases.lease("broker", "bob", LEASE_MS) == 9
 
 
 # -- Everything is told once, in commit order.
@@ -208,8 +209,8 @@ def gapless(told: list[Told]) -> None:
 
 async def test_a_page_stops_before_the_oldest_transaction_under_way(tmp_path):
     clock = HandClock()
-    async with shop(postgres, tmp_path, clock) as it, outbox_of(it.ledger, tmp_path, clock) as outbox:
-        post = Post(it, outbox)
+    async with shop(postgres, tmp_path, clock) as it, leases_of(it.ledger, tmp_path, clock) as leases:
+        post = Post(it, leases)
         await it.opens(units=5)
         before = await post.everything()
         slow = await asyncpg.connect(await database_of(tmp_path))

@@ -16,18 +16,11 @@ from core.shop import LEASE_MS, OPENING_MS, Shop, Units, a_draft
 from flashsale.core.catalogue import Changed, CreateSale, SaleChange
 from flashsale.core.checkout import Checkout
 from flashsale.core.payment import Transaction
+from flashsale.core.questions import DueWork, FindOrder, FindReservations, StockOf
 from flashsale.core.refusal import Refused
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Granted
-from flashsale.ports import (
-    DueWork,
-    FindOrder,
-    FindReservations,
-    LedgerUnavailable,
-    PaymentFact,
-    RefundFact,
-    StockOf,
-)
+from flashsale.ports import LedgerUnavailable, PaymentFact, RefundFact
 
 ID = re.compile(r"(?:res|ord|pay|rfd)_\w+")
 

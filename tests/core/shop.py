@@ -18,9 +18,10 @@ from flashsale.core.journal import Kind, Stock, move
 from flashsale.core.order import Order
 from flashsale.core.payment import Due, Payment, PaymentStatus, Refund, Transaction
 from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.request import Item
 from flashsale.core.reservation import RequestKind, Reservation
 from flashsale.core.sale import Product, Sale
-from flashsale.core.stock import Attempt, Granted, Item
+from flashsale.core.stock import Attempt, Granted
 
 OPENING_MS = 1_800_000_000_000
 """When the sales of the tests begin."""

@@ -40,6 +40,10 @@ WHILE_SELLING = (
 """The checks that hold at every moment; the others need a shop at rest."""
 
 
+RECOVERIES = os.environ.get("FLASHSALE_RECOVERIES", "")
+"""Where each recovery is written down, a line each, for `scripts/soak`."""
+
+
 class Aftermath(msgspec.Struct):
     """What the scenario left behind."""
 
@@ -51,6 +55,12 @@ class Aftermath(msgspec.Struct):
     exit_code: int | None = None
     evidence: Evidence | None = None
     verdict: Verdict | None = None
+
+    def healed(self, mode: str, target: str, seconds: float) -> None:
+        self.healed_seconds.append((target, seconds))
+        if RECOVERIES:
+            with Path(RECOVERIES).open("a") as lines:
+                lines.write(f"{mode}, {target}\t{seconds:.3f}\n")
 
 
 class Scenario:
@@ -125,14 +135,17 @@ def children(pid: int) -> list[int]:
 
 @asynccontextmanager
 async def a_scenario(
-    directory: Path, rounds: int, ledger: str = "", workers: int = 1, seed: int = SEED, broker: str = ""
-) -> AsyncIterator[Scenario]:
-    """Real servers, a sale for so many rounds, and the clients of both sides."""
+    directory: Path, rounds: int, ledger: str = "", workers: int = 1, seed: int = SEED, broker: str = "",
+    wait_seconds: int = 0, **more: str,
+) -> AsyncIterator[Scenario]:  # fmt: skip
+    """Real servers, a sale for so many rounds, and the clients of both sides. With `wait_seconds` the sale is queued,
+    and its buyers hold the line for so long."""
     run, token = f"kill{secrets.token_hex(3)}", secrets.token_urlsafe(16)
-    sale = SaleFacts(f"sale-{run}", f"PHONE-{run}", rounds * UNITS_A_ROUND, HOLD_SECONDS)
+    mode = "queued" if wait_seconds else "direct"
+    sale = SaleFacts(f"sale-{run}", f"PHONE-{run}", rounds * UNITS_A_ROUND, HOLD_SECONDS, mode=mode)
     async with (
         Sandbox(directory) as sandbox,
-        ShopServer(directory, token, sandbox.url, ledger, workers, broker) as server,
+        ShopServer(directory, token, sandbox.url, ledger, workers, broker, **more) as server,
     ):
         with (
             closing(HttpClient(server.url, 300)) as client,
@@ -140,7 +153,7 @@ async def a_scenario(
             closing(HttpClient(sandbox.url, 2)) as provider,
         ):
             operator = Operator(back_door, provider, token, sale)
-            shop = Shop(client, sale.sku, 0.0, run, insist_seconds=60.0)
+            shop = Shop(client, sale.sku, 0.0, run, insist_seconds=60.0, wait_seconds=wait_seconds)
             scenario = Scenario(server, operator, shop, rounds, seed)
             yield scenario
             scenario.aftermath.exit_code = await server.stop()

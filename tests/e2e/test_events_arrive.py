@@ -27,8 +27,8 @@ from flashsale.core.event import Published, Topic
 from flashsale.edge.feed import Feed
 from flashsale.rehearsal.demo import allow_many_files
 
-ROUNDS = 3
-AWAY_SECONDS = 3.0
+ROUNDS = 6 if os.environ.get("FLASHSALE_SOAK") else 2
+AWAY_SECONDS = 60.0 if os.environ.get("FLASHSALE_SOAK") else 3.0
 ARRIVING_SECONDS = 30.0
 SECOND = len("2026-01-15T10:02:00")
 

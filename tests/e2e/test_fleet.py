@@ -25,7 +25,7 @@ from flashsale.rehearsal.demo import allow_many_files
 from flashsale.rehearsal.evidence import Ask, asked
 from flashsale.rehearsal.verdict import Evidence
 
-BLOWS_IN_ALL = int(os.environ.get("FLASHSALE_KILLS", "8"))
+BLOWS_IN_ALL = int(os.environ.get("FLASHSALE_KILLS", "4"))
 BLOWS = min(BLOWS_IN_ALL, ROUNDS)
 SALES = max(1, BLOWS_IN_ALL // ROUNDS)
 WORKERS = 3
@@ -57,7 +57,7 @@ class Blows:
         await hit(scenario)
         scenario.aftermath.kills += 1
         await scenario.server.wait_until_ready()
-        scenario.aftermath.healed_seconds.append((name, time.monotonic() - began))
+        scenario.aftermath.healed("direct", name, time.monotonic() - began)
 
     async def _worker(self, scenario: Scenario) -> None:
         workers = children(scenario.server.pid)

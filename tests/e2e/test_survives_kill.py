@@ -22,7 +22,7 @@ from flashsale.rehearsal.demo import allow_many_files
 from flashsale.rehearsal.evidence import Ask, asked
 from flashsale.rehearsal.verdict import Evidence
 
-KILLS_IN_ALL = int(os.environ.get("FLASHSALE_KILLS", "20"))
+KILLS_IN_ALL = int(os.environ.get("FLASHSALE_KILLS", "10"))
 KILLS = min(KILLS_IN_ALL, ROUNDS)
 SALES = max(1, KILLS_IN_ALL // ROUNDS)
 

@@ -149,3 +149,19 @@ async def test_all_workers_leave_when_they_are_told_to(tmp_path, number):
         await until(lambda: not server.running)
         assert await server.stop() == 0
         assert await server.status() == 0
+
+
+async def test_a_scrape_of_one_worker_tells_for_all_of_them(tmp_path):
+    async with serving(tmp_path, await fresh_database("scraped")) as server:
+        client = HttpClient(server.url, connections=1, timeout=5.0)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                told = (await client.fetch("GET", "/metrics")).body.decode()
+                if all(f'worker="{slot}"' in told for slot in range(WORKERS)):
+                    break
+                await asyncio.sleep(0.2)  # each leaves its numbers every two seconds
+        client.close()
+        assert told.count("flashsale_build_info{") == WORKERS
+        assert sorted(each.name for each in (tmp_path / "data" / "metrics").glob("*.json")) == [
+            f"worker-{slot}.json" for slot in range(WORKERS)
+        ]

@@ -13,14 +13,17 @@ import uvloop
 
 from flashsale.backends.clock import SteadyClock
 from flashsale.core.journal import Stock
+from flashsale.core.questions import FindReservations
 from flashsale.core.reservation import Reservation, Status
 from flashsale.core.sale import Product, Sale
 from flashsale.core.stock import Granted, sold_out
+from flashsale.counts import Counts
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.server import HttpServer
 from flashsale.edge.wire import Answer, layout
 from flashsale.flow.storefront import Storefront
-from flashsale.ports import FindReservations, LedgerUnavailable
+from flashsale.flow.waiting import Waiting
+from flashsale.ports import LedgerUnavailable
 from flashsale.settings import Settings
 
 PHONE = Product("PHONE", "A phone", "USD", 129_999, 99_999, 1)
@@ -34,6 +37,7 @@ class SlowShop:
     def __init__(self, **settings: Any) -> None:
         self.settings = Settings(**settings)
         self.clock = SteadyClock()
+        self.counts = Counts()
         self.storefront = Storefront(self.clock)
         now_ms = self.clock.now_ms()
         self.storefront.sale_changed("S1", Sale("S1", "A sale", (PHONE, SLOW, GONE), now_ms - 1000, now_ms + 600_000))
@@ -45,6 +49,8 @@ class SlowShop:
         self.reading = asyncio.Event()
         self.reading.set()
         self.unavailable = False
+        self.secret = bytes(32)
+        self.waiting = Waiting(self)
 
     def stock(self, **available: int) -> None:
         self.storefront.stock_changed([Stock("S1", sku, total) for sku, total in available.items()])

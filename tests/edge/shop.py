@@ -9,6 +9,9 @@ from typing import Any
 import httpx
 from litestar import Litestar
 
+from flashsale.backends.sqlite.history import SqliteHistory
+from flashsale.backends.sqlite.leases import SqliteLeases
+from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.edge.app import create_app
 from flashsale.engine import Engine
 from flashsale.settings import Settings
@@ -59,6 +62,17 @@ class Shop:
         self.engine = engine
         self.app = app
         self.client = client
+
+    @property
+    def history(self) -> SqliteHistory:
+        """What was told in this shop, to be forgotten."""
+        assert isinstance(self.engine.ledger, SqliteLedger)
+        return SqliteHistory(self.engine.ledger.move)
+
+    @property
+    def leases(self) -> SqliteLeases:
+        assert isinstance(self.engine.ledger, SqliteLedger)
+        return SqliteLeases(self.engine.ledger.move)
 
     async def ask(self, method: str, path: str, json: Any = None, **more: Any) -> httpx.Response:
         """A buyer's request below /api/v1; `json` may be bytes, sent as they are."""

@@ -2,11 +2,13 @@
 
 import msgspec
 import pytest
-from edge.shop import OPERATOR, Shop, faults, said
+from edge.shop import OPERATOR, Shop, faults, product, said
 
 from flashsale.core.event import Topic, published
+from flashsale.core.letter import DeadLetter
+from flashsale.core.questions import EventsAfter, PrunedTo
+from flashsale.core.retention import EVERYTHING, Reach
 from flashsale.flow.publish import messages_of
-from flashsale.ports import EventsAfter
 
 FEED = "/api/v1/admin/events"
 
@@ -48,10 +50,57 @@ async def test_a_reader_goes_on_where_he_was_also_when_there_was_nothing_new(sho
 async def test_a_topic_is_told_alone(shop: Shop, topic: Topic) -> None:
     await shop.open()
     await shop.paid("alice")
+    letter = DeadLetter("dlq_1", 0, "flashsale.requests", 0, 0, b"?", "no request", 1)
+    await shop.engine.ledger.bury(letter, None)
     everything = (await shop.operate("GET", "events")).json()["events"]
     told = (await shop.operate("GET", f"events?topic={topic}")).json()["events"]
     assert told == [event for event in everything if event["topic"] == topic]
     assert told
+
+
+async def forget_all(shop: Shop) -> int:
+    """Forgets everything, of a sale that has ended; up to which number."""
+    await shop.operate("POST", "sales/S1/end")
+    history, reach = shop.history, Reach(EVERYTHING, 0, EVERYTHING)
+    await history.prune_events(reach)
+    assert await history.prune_movements(("S1", "PHONE"), reach)
+    return await shop.engine.find(PrunedTo())
+
+
+async def test_a_reader_who_comes_too_late_is_told_so_and_from_where_on_nothing_is_missing(shop: Shop) -> None:
+    await shop.open()
+    await shop.paid("alice")
+    oldest = await forget_all(shop)
+    for after in (0, 1, oldest - 1):
+        late = await shop.operate("GET", f"events?after={after}")
+        assert said(late) == (410, "NOT_FOUND")
+        assert late.json()["details"] == {"after": after, "oldest": oldest}
+    on_time = await shop.operate("GET", f"events?after={oldest}")
+    assert (on_time.status_code, on_time.json()) == (200, {"events": [], "next": oldest})
+
+
+async def test_a_reader_without_a_cursor_begins_with_the_oldest_event_that_is_kept(shop: Shop) -> None:
+    await shop.open()
+    await shop.paid("alice")
+    oldest = await forget_all(shop)
+    assert (await shop.operate("GET", "events")).json() == {"events": [], "next": oldest}
+    await shop.open(product("LAMP"), id="S2")
+    told = (await shop.operate("GET", "events")).json()["events"]
+    assert [event["type"] for event in told] == ["stock.opened"]
+
+
+async def test_the_journal_tells_what_the_movements_have_come_to_that_were_pruned(shop: Shop) -> None:
+    await shop.open()
+    await shop.paid("alice")
+    assert (await shop.operate("GET", "sales/S1/journal")).json()["pruned"] == []
+    await forget_all(shop)
+    told = (await shop.operate("GET", "sales/S1/journal?skuId=PHONE")).json()
+    assert told == {
+        "entries": [],
+        "next": None,
+        "pruned": [{"skuId": "PHONE", "skuSeq": 3, "total": 10, "held": 0, "sold": 1}],
+    }
+    assert (await shop.operate("GET", "sales/S1/ledger")).json()["consistent"] is True
 
 
 async def test_the_feed_is_for_operators_and_knows_its_topics(shop: Shop) -> None:

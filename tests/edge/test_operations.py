@@ -7,7 +7,7 @@ import pytest
 from edge.shop import Shop, said
 
 from flashsale.edge.call import Call
-from flashsale.ports import LedgerUnavailable, ProviderUnavailable
+from flashsale.ports import GateAway, LedgerUnavailable, ProviderUnavailable
 
 
 async def test_a_living_process_says_so(shop: Shop) -> None:
@@ -21,7 +21,7 @@ async def test_a_healthy_server_tells_every_part(shop: Shop) -> None:
         told = answer.json()
         assert (answer.status_code, told["status"]) == (200, status)
         assert {name: part["state"] for name, part in told["parts"].items()} == {
-            "server": "ok", "ledger": "ok", "provider": "ok", "clock": "ok",
+            "server": "ok", "ledger": "ok", "provider": "ok", "gate": "ok", "clock": "ok",
         }  # fmt: skip
 
 
@@ -54,6 +54,26 @@ async def test_a_provider_that_is_away_is_told_but_takes_no_server_out(
     assert answer.json()["parts"]["provider"]["state"] == "no answer"
 
 
+@pytest.mark.parametrize("trouble", [None, "redis://gate:6379: no answer"])
+async def test_a_gate_that_is_away_is_told_but_takes_no_server_out(shop: Shop, trouble) -> None:
+    """It is asked, so that its trouble is known before a buyer meets it."""
+    shop.engine.gate = SilentGate(trouble)
+    answer = await shop.ask("GET", "/health/ready")
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded" if trouble else "ready")
+    assert answer.json()["parts"]["gate"] == {"state": trouble or "ok", "needed": False}
+
+
+class SilentGate:
+    def __init__(self, trouble: str | None) -> None:
+        self.trouble = None
+        self._found_when_asked = trouble
+
+    async def settings(self) -> dict[str, str]:
+        if self._found_when_asked:
+            raise GateAway(self._found_when_asked)
+        return {}
+
+
 # The document
 
 
@@ -65,11 +85,11 @@ async def test_the_document_has_every_route_with_its_errors(shop: Shop) -> None:
     paths = (await shop.ask("GET", "/api/openapi.json")).json()["paths"]
     documented = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert documented == {(call.method, call.path) for call in calls(shop) if call.answers}
-    assert {call.path for call in calls(shop)} - paths.keys() == {"/api/docs", "/api/docs/{file}"}
+    assert {call.path for call in calls(shop)} - paths.keys() == {"/api/docs", "/api/docs/{file}", "/metrics"}
     reserve = paths["/api/v1/reservations"]["post"]
-    assert {"201", "400", "403", "404", "409", "413", "422", "503"} == reserve["responses"].keys()
+    assert {"201", "202", "400", "403", "404", "409", "413", "422", "503"} == reserve["responses"].keys()
     assert "SOLD_OUT" in reserve["responses"]["409"]["description"]
-    assert {param["name"] for param in reserve["parameters"]} == {"X-User-ID", "Idempotency-Key"}
+    assert {param["name"] for param in reserve["parameters"]} == {"X-User-ID", "Idempotency-Key", "Prefer"}
     assert paths["/api/v1/admin/sales"]["get"]["security"] == [{"operator": []}]
 
 

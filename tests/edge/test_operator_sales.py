@@ -7,7 +7,8 @@ ROUTES = [
     ("POST", "sales"), ("GET", "sales"), ("GET", "sales/S1"), ("PUT", "sales/S1"), ("DELETE", "sales/S1"),
     ("POST", "sales/S1/start"), ("POST", "sales/S1/pause"), ("POST", "sales/S1/resume"), ("POST", "sales/S1/end"),
     ("POST", "sales/S1/products/PHONE/restock"), ("GET", "sales/S1/ledger"), ("GET", "sales/S1/journal"),
-    ("GET", "sales/S1/stats"), ("GET", "audit"), ("GET", "events"),
+    ("GET", "sales/S1/stats"), ("GET", "audit"), ("GET", "events"), ("GET", "dead-letters"),
+    ("POST", "dead-letters/redrive"), ("POST", "dead-letters/L1/redrive"),
 ]  # fmt: skip
 
 
@@ -25,7 +26,11 @@ async def test_every_route_of_operators_needs_the_token(shop: Shop, method: str,
 def test_the_list_of_operators_routes_is_complete(shop: Shop) -> None:
     routed = {(call.method, call.path) for call in shop.app.opt["calls"] if call.path.startswith(ADMIN)}
     named = {
-        (method, f"{ADMIN}/{path}".replace("/S1", "/{saleId}").replace("/PHONE", "/{skuId}")) for method, path in ROUTES
+        (
+            method,
+            f"{ADMIN}/{path}".replace("/S1", "/{saleId}").replace("/PHONE", "/{skuId}").replace("/L1", "/{letterId}"),
+        )
+        for method, path in ROUTES
     }
     assert routed == named
 

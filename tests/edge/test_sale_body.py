@@ -108,7 +108,6 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("terms", "field"),
     [
-        ({"mode": "queued"}, "mode"),
         ({"settlement": "manual"}, "settlement"),
         ({"waitingRoom": {"enabled": True}}, "waitingRoom.enabled"),
         ({"requireDevice": True}, "requireDevice"),
@@ -175,7 +174,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     body = sale(
         product("A", flashSalePrice=9.999),
         product("A", basePrice="9"),
-        mode="queued",
+        mode="fast",
         startsAt="soon",
         oneActiveHold=True,
     )

@@ -13,6 +13,7 @@ from flashsale.core.reservation import Reservation, Status
 from flashsale.core.sale import Product, Sale
 from flashsale.core.stock import Granted, sold_out
 from flashsale.edge import wire
+from flashsale.edge.strict_json import parse_json
 from flashsale.flow.storefront import Offer
 
 NOW = 1_768_471_320_000  # 2026-01-15T10:02:00Z
@@ -145,7 +146,7 @@ class Cart(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
 
 
 def test_a_body_is_read_into_its_shape():
-    assert wire.parse_json(b'{"items":[{"skuId":"A"}]}', Cart) == Cart([Line("A")])
+    assert parse_json(b'{"items":[{"skuId":"A"}]}', Cart) == Cart([Line("A")])
 
 
 def nested(depth: int) -> bytes:
@@ -176,17 +177,17 @@ BODIES = {
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_is_refused_with_the_path_of_what_is_wrong(name):
     body, field, message = BODIES[name]
-    assert fields(wire.parse_json(body, Cart)) == {field: message}
+    assert fields(parse_json(body, Cart)) == {field: message}
 
 
 def test_depth_is_counted_and_brackets_in_strings_are_not():
-    assert isinstance(wire.parse_json(nested(32), Cart), Cart)
+    assert isinstance(parse_json(nested(32), Cart), Cart)
     text = json.dumps({"items": [], "more": {"a": '[[{"\\' * 100}}).encode()
-    assert isinstance(wire.parse_json(text, Cart), Cart)
+    assert isinstance(parse_json(text, Cart), Cart)
 
 
 def test_a_large_body_with_a_long_number_is_no_trouble():
-    assert isinstance(wire.parse_json(b'{"items":[],"more":{"a":' + b"9" * 9000 + b"}}", Cart), Cart | Refused)
+    assert isinstance(parse_json(b'{"items":[],"more":{"a":' + b"9" * 9000 + b"}}", Cart), Cart | Refused)
 
 
 # What is shown

@@ -11,19 +11,22 @@ import pytest
 from core.shop import a_draft, a_product, a_sale, refusal_of
 from structlog.testing import capture_logs
 
-import flashsale.engine
+import flashsale.composition
 from flashsale.backends import kafka
 from flashsale.backends.clock import SteadyClock
 from flashsale.backends.kafka import KafkaBroker
+from flashsale.composition import ExtraMissing
 from flashsale.core.catalogue import CreateSale
 from flashsale.core.event import published
+from flashsale.core.questions import EventsAfter, FindReservations, LedgerCheck, StockOf
 from flashsale.core.refusal import Refusal
+from flashsale.core.request import Item
 from flashsale.core.sale import Sale
-from flashsale.core.stock import Granted, Item
+from flashsale.core.stock import Granted
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.wire import Answer
-from flashsale.engine import Engine, ExtraMissing
-from flashsale.ports import EventsAfter, FindReservations, LedgerCheck, Message, StockOf
+from flashsale.engine import Engine
+from flashsale.ports import Message
 from flashsale.settings import Settings
 
 NO_PROVIDER = "http://127.0.0.1:9"
@@ -90,7 +93,7 @@ class Jumping:
 def wall(monkeypatch: pytest.MonkeyPatch) -> Jumping:
     jumping = Jumping()
     made: Callable[[], SteadyClock] = lambda: SteadyClock(jumping.ns)  # noqa: E731
-    monkeypatch.setattr(flashsale.engine, "SteadyClock", made)
+    monkeypatch.setattr(flashsale.composition, "SteadyClock", made)
     return jumping
 
 
@@ -175,7 +178,7 @@ async def test_while_the_broker_is_away_the_engine_sells_and_ends_without_waitin
 
 
 async def test_a_broker_whose_driver_is_not_installed_is_refused_with_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(flashsale.engine, "installed_kafka", None)
+    monkeypatch.setattr(flashsale.composition, "installed_kafka", None)
     settings = Settings(data=str(tmp_path), sandbox_url=NO_PROVIDER, broker=NO_BROKER)
     with pytest.raises(ExtraMissing, match=r"pip install 'flashsale\[kafka\]'"):
         async with Engine.open(settings):

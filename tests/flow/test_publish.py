@@ -6,13 +6,14 @@ from contextlib import AsyncExitStack
 
 import msgspec
 import pytest
-from contract.ledgers import HandClock, Shop, outbox_of, shop, sqlite
+from contract.ledgers import HandClock, Shop, leases_of, shop, sqlite
 from structlog.testing import capture_logs
 
 from flashsale.core.event import Published
-from flashsale.flow import publish
-from flashsale.flow.publish import ASK_MS, LEASE_MS, PAGE, REST_MS, TICK_SECONDS, Publishing
-from flashsale.ports import BrokerUnavailable, LedgerUnavailable, Message, Outbox
+from flashsale.flow import lease
+from flashsale.flow.lease import ASK_MS, LEASE_MS, Lease
+from flashsale.flow.publish import LEASE, PAGE, REST_MS, TICK_SECONDS, Publishing
+from flashsale.ports import BrokerUnavailable, Leases, LedgerUnavailable, Message
 
 
 class Wire:
@@ -53,13 +54,14 @@ class Wire:
 class Post:
     """A shop whose events go out over a wire, published by any number of processes."""
 
-    def __init__(self, it: Shop, outbox: Outbox) -> None:
+    def __init__(self, it: Shop, leases: Leases) -> None:
         self.shop = it
-        self.outbox = outbox
+        self.leases = leases
         self.wire = Wire()
 
-    def publisher(self, owner: str = "ann", outbox: Outbox | None = None) -> Publishing:
-        return Publishing(self.shop.ledger, outbox or self.outbox, self.wire, self.shop.clock, owner)
+    def publisher(self, owner: str = "ann", leases: Leases | None = None) -> Publishing:
+        lease = Lease(leases or self.leases, LEASE, owner, self.shop.clock)
+        return Publishing(self.shop.ledger, lease, self.wire, self.shop.clock)
 
     async def sells(self, number: int, first: int = 0) -> None:
         await asyncio.gather(*(self.shop.held(f"user-{first + each}") for each in range(number)))
@@ -75,7 +77,7 @@ async def post(tmp_path) -> AsyncIterator[Post]:
     async with AsyncExitStack() as stack:
         it = await stack.enter_async_context(shop(sqlite, tmp_path, HandClock()))
         await it.opens(units=5_000)
-        yield Post(it, await stack.enter_async_context(outbox_of(it.ledger, tmp_path, it.clock)))
+        yield Post(it, await stack.enter_async_context(leases_of(it.ledger, tmp_path, it.clock)))
 
 
 async def test_everything_there_is_goes_out_once_page_by_page(post):
@@ -118,9 +120,9 @@ async def test_when_a_publisher_dies_another_goes_on_within_three_seconds(post):
 
 
 async def test_a_publisher_that_leaves_in_good_order_is_followed_at_once(post):
-    ann, bob = post.publisher("ann"), post.publisher("bob")
-    await ann.publish()
-    await ann.close()
+    held, bob = Lease(post.leases, LEASE, "ann", post.shop.clock), post.publisher("bob")
+    await Publishing(post.shop.ledger, held, post.wire, post.shop.clock).publish()
+    await held.close()
     await post.sells(1)
     assert await bob.publish() == 1
 
@@ -142,30 +144,30 @@ async def test_a_publisher_that_was_only_slow_repeats_at_most_a_page_and_leaves_
 
 
 async def test_while_a_page_is_under_way_its_lease_is_prolonged(post, monkeypatch):
-    monkeypatch.setattr(publish, "PROLONG_MS", 1)
+    monkeypatch.setattr(lease, "PROLONG_MS", 1)
     await post.sells(1)
-    leases = Leases(post.outbox)
+    leases = Counted(post.leases)
     post.wire.slow = asyncio.Event()
-    slow = asyncio.ensure_future(post.publisher(outbox=leases).publish())
+    slow = asyncio.ensure_future(post.publisher(leases=leases).publish())
     await asyncio.wait_for(leases.three.wait(), 5)
     post.wire.slow.set()
     assert await slow == 2
 
 
-class Leases:
-    """An outbox that counts how often it is asked for a lease."""
+class Counted:
+    """Leases that count how often they are asked for one."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self.advance = outbox.advance
+    def __init__(self, leases: Leases) -> None:
+        self.advance = leases.advance
         self.three = asyncio.Event()
-        self._outbox = outbox
+        self._leases = leases
         self._count = 0
 
     async def lease(self, relay: str, owner: str, lease_ms: int) -> int | None:
         self._count += 1
         if self._count == 3:
             self.three.set()
-        return await self._outbox.lease(relay, owner, lease_ms)
+        return await self._leases.lease(relay, owner, lease_ms)
 
 
 # -- The broker goes and comes.
@@ -237,12 +239,12 @@ async def test_what_was_acknowledged_before_a_crash_is_told_again_and_nothing_is
     class Crash(Exception):
         pass
 
-    class Crashing(Leases):
+    class Crashing(Counted):
         async def advance(self, relay: str, owner: str, cursor: int) -> bool:
             raise Crash
 
     await post.sells(5)
-    crashing = Crashing(post.outbox)
+    crashing = Crashing(post.leases)
     crashing.advance = Crashing.advance.__get__(crashing)
     with pytest.raises(Crash):
         await post.publisher("ann", crashing).publish()
@@ -252,7 +254,7 @@ async def test_what_was_acknowledged_before_a_crash_is_told_again_and_nothing_is
 
 
 async def test_a_ledger_that_closes_in_the_middle_of_a_page_ends_its_publication(post, monkeypatch):
-    monkeypatch.setattr(publish, "PROLONG_MS", 1)
+    monkeypatch.setattr(lease, "PROLONG_MS", 1)
     await post.sells(1)
     post.wire.slow = asyncio.Event()
     slow = asyncio.ensure_future(post.publisher().publish())

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 import pytest
 from contract.ledgers import HandClock, Shop, sqlite
 from core.shop import HOLD_MS, OPENING_MS, a_draft, a_product, a_sale, refusal_of
+from flow.line import a_queueing
 
 from flashsale.core.catalogue import CreateSale, DeleteSale, Restock, SwitchSale
 from flashsale.core.refusal import Refusal
+from flashsale.core.request import Item
 from flashsale.core.sale import Switch
-from flashsale.core.stock import Granted, Item
+from flashsale.core.stock import Granted
 from flashsale.flow.expire import sweep
 from flashsale.flow.reserve import Reserving
 from flashsale.flow.storefront import Storefront
@@ -23,7 +25,7 @@ class Window:
         self.shop = it
         self.storefront = storefront
         self.ways: list[str] = []
-        self.reserving = Reserving(self, storefront, it.clock)
+        self.reserving = Reserving(self, storefront, it.clock, a_queueing(self, storefront, it.clock))
 
     def reserve(self, attempt, reply) -> None:
         self.ways.append("write")

@@ -10,11 +10,12 @@ from flow.bank import Bank, Line
 
 from flashsale.core.order import Order, OrderStatus
 from flashsale.core.payment import PaymentStatus, Transaction
+from flashsale.core.questions import DueWork, FindOrders
 from flashsale.core.refusal import Refusal
 from flashsale.core.reservation import Status
 from flashsale.core.sale import LatePayment
 from flashsale.flow.settle import RETRY_MS, Settling
-from flashsale.ports import DueWork, FindOrders, LedgerUnavailable, PutOff
+from flashsale.ports import LedgerUnavailable, PutOff
 
 PROVIDER_SECONDS = 10.0
 LEASE_MS = 12_000

@@ -38,8 +38,9 @@ def test_no_path_of_a_developers_machine():
     assert lines_with(DEVELOPERS_MACHINE) == []
 
 
-def test_every_sql_file_begins_with_a_comment_that_says_what_it_is_for():
-    assert [place(path) for path in PACKAGE.rglob("*.sql") if not re.match(r"-- \w", text_of(path))] == []
+@pytest.mark.parametrize("suffix", ["sql", "lua"])
+def test_every_sql_and_lua_file_begins_with_a_comment_that_says_what_it_is_for(suffix):
+    assert [place(path) for path in PACKAGE.rglob(f"*.{suffix}") if not re.match(r"-- \w", text_of(path))] == []
 
 
 def test_every_module_says_in_its_first_line_what_it_holds():

@@ -10,6 +10,7 @@ import atexit
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -41,6 +42,7 @@ offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=500
 """
@@ -52,13 +54,14 @@ notes: list[str] = []
 class KafkaServer:
     """A broker of our own that can be killed and started again. Raises RuntimeError without Java and Maven."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: str = "") -> None:
+        """`more`: settings that come after `PROPERTIES`, and win; with the same places for ports."""
         self._jars = jars()
         self.folder = Path(tempfile.mkdtemp(prefix="flashsale-kafka-"))
-        port, controller = _free_ports(2)
+        port, controller = free_ports(2)
         self.servers = f"127.0.0.1:{port}"
         self._settings = self.folder / "server.properties"
-        self._settings.write_text(PROPERTIES.format(port=port, controller=controller, folder=self.folder))
+        self._settings.write_text((PROPERTIES + more).format(port=port, controller=controller, folder=self.folder))
         self._process: subprocess.Popen[bytes] | None = None
         cluster = urlsafe_b64encode(secrets.token_bytes(15) + b"k").decode().rstrip("=").replace("-", "A")
         self._run("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._settings))
@@ -73,10 +76,21 @@ class KafkaServer:
                 return
         raise RuntimeError(f"Kafka did not start:\n{self._last_words()}")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         """As if the machine had lost it."""
         self._process.kill()
         self._process.wait()
+
+    def freeze(self) -> None:
+        """It is there, and does not answer."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -121,6 +135,14 @@ def kafka_servers() -> str:
 
 
 @cache
+def real_kafka() -> str:
+    """As `kafka_servers`, but never the mock cluster, which knows nothing of making topics. Raises RuntimeError."""
+    if not os.environ.get("FLASHSALE_TEST_KAFKA"):
+        jars()
+    return kafka_servers()
+
+
+@cache
 def _mock() -> MockCluster:
     return MockCluster()
 
@@ -158,7 +180,8 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flashsale-kafka"
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """That nobody listens on at this moment."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:

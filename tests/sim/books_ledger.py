@@ -9,11 +9,12 @@ from core.shop import Shop
 from flashsale.core import exits
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.order import Order
+from flashsale.core.questions import DueWork, Work
 from flashsale.core.refusal import Refused
 from flashsale.core.reservation import Reservation
 from flashsale.core.settlement import settle
 from flashsale.core.stock import Attempt, refuse_early
-from flashsale.ports import DueWork, Observer, PaymentFact, PutOff, RefundFact, Reply, Work
+from flashsale.ports import Observer, PaymentFact, PutOff, RefundFact, Reply
 
 Stumble = Callable[[], Awaitable[None]]
 

@@ -15,6 +15,7 @@ from contract.ledgers import HandClock
 from core.audit import SETTLED, audit
 from core.shop import AUTHORIZED, LEASE_MS, OPENING_MS, Shop, a_product, a_sale, refusal_of
 from flow.bank import Bank, Line
+from flow.line import a_queueing
 from sim.books_ledger import BooksLedger
 from structlog.testing import capture_logs
 
@@ -60,7 +61,9 @@ class World:
         for sale in self.shop.sales.values():
             self.window.sale_changed(sale.sale_id, sale)
         self.window.stock_changed(list(self.shop.books.stock.values()))
-        self.reserving = Reserving(self.ledger, self.window, self.clock)
+        self.reserving = Reserving(
+            self.ledger, self.window, self.clock, a_queueing(self.ledger, self.window, self.clock)
+        )
         self.settling = Settling(self.ledger, self.bank, self.clock, provider_seconds=5)
 
     async def _stumble(self) -> None:
