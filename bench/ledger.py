@@ -18,8 +18,9 @@ from machine import scratch
 from flashsale.backends.clock import SteadyClock
 from flashsale.backends.sqlite import file, moves
 from flashsale.core.catalogue import CreateSale, SaleDraft
+from flashsale.core.request import Item
 from flashsale.core.sale import Product, Sale
-from flashsale.core.stock import Attempt, Item
+from flashsale.core.stock import Attempt
 
 BATCH = 256
 POINTS = (1_000, 10_000, 100_000, 300_000, 980_000)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ class Row(Protocol):
 
 
 def command() -> str:
-    kind = ["growth"] if Path(sys.argv[0]).name == "growth.py" else []
+    name = Path(sys.argv[0]).stem
+    kind = [] if name == "run" else [name]
     return shlex.join(["scripts/bench", *kind, *sys.argv[1:]])
 
 
@@ -53,9 +55,14 @@ def cells(row: Row) -> list[str]:
 
 
 def rate(row: Row, kind: str) -> str:
-    runs, median = row.per_second[kind], row.median(kind)
-    spread = (max(runs) - min(runs)) / 2 / median
-    return f"{median:,.0f}" + (f" ±{spread:.0%}" if len(runs) > 1 else "")
+    return spread(row.per_second[kind])
+
+
+def spread(runs: Sequence[float]) -> str:
+    """Their median, and how far they are apart."""
+    median = statistics.median(runs)
+    apart = (max(runs) - min(runs)) / 2 / median
+    return f"{median:,.0f}" + (f" ±{apart:.0%}" if len(runs) > 1 else "")
 
 
 def targets(rows: Mapping[str, Row]) -> list[str]:
@@ -82,7 +89,7 @@ LATENCIES = (("p50", 5.0), ("p99", 25.0))
 
 
 def at_least(what: str, measured: float, wanted: float) -> list[str]:
-    return [what, f"{measured:.2f}", f">= {wanted:g}", verdict(measured >= wanted, measured / wanted - 1)]
+    return [what, f"{measured:,.2f}", f">= {wanted:,g}", verdict(measured >= wanted, measured / wanted - 1)]
 
 
 def at_most(what: str, measured: float, wanted: float) -> list[str]:
