@@ -1,4 +1,4 @@
-"""An operator's change of a sale, and the sales as this process knows them.
+"""An operator's change of a sale.
 
 Changes are rare, so they all exclude each other, and each is a transaction of its own.
 """
@@ -53,22 +53,6 @@ NOT_THE_WHOLE_LEDGER = Refused(
 )
 
 
-async def known_sales(db: Connection, known: dict[str, Sale]) -> dict[str, Sale]:
-    """The sales as they are now; terms are read only where their version is new."""
-    versions = {row[0]: (row[1], row[2]) for row in await db.fetch(SQL["versions"])}
-    fresh = [sale_id for sale_id, version in versions.items() if _version(known.get(sale_id)) != version]
-    if not fresh and len(versions) == len(known):
-        return known
-    read = [rows.sale_of(row[0]) for row in await db.fetch(SQL["terms"], fresh)] if fresh else []
-    kept = {sale_id: sale for sale_id, sale in known.items() if sale_id in versions}
-    return kept | {sale.sale_id: sale for sale in read}
-
-
-def _version(sale: Sale | None) -> tuple[int, int] | None:
-    """An id may be used again after its sale was deleted: then the versions begin anew."""
-    return (sale.version, sale.created_at_ms) if sale else None
-
-
 async def alter(clock: Clock, change: SaleChange, announced: Announced, db: Connection) -> Altered:
     """Decides and stores a change, under the catalogue's lock and those of the sale's products."""
     sale_id = sale_id_of(change)
@@ -104,7 +88,7 @@ async def _altered(db: Connection, change: SaleChange, announced: Announced, now
         await db.execute(SQL["delete_sale"], sale_id)
     else:
         await _put(db, changed.sale, shelf.stock)
-    await rows.store_journal(db, changed.movements)
+    await rows.store_journal(db, changed.movements, await db.fetchval(SQL["seq"]))
     details = msgspec.json.encode(change).decode()
     await db.execute(SQL["audit"], now_ms, change.actor, AUDITED[type(change)], sale_id, details)
     stock = {(sale_id, sku_id): row for sku_id, row in shelf.stock.items()} if changed.sale else {}

@@ -105,7 +105,7 @@ class PostgresLedger:
         try:
             db = await seat.require(await ledger._session.open())
             clock.hear(await db.fetchval(SQL["now"]))
-            ledger._sales = await catalogue.known_sales(db, {})
+            ledger._sales = await rows.known_sales(db, {}, await db.fetch(SQL["versions"]))
             ledger._secret = await queue.secret(db)
         except BaseException:
             await ledger.close()
@@ -294,15 +294,12 @@ class PostgresLedger:
     async def _loaded(
         self, db: connect.Connection, needs: Needs, lines: set[Line], attempts: list[Attempt]
     ) -> tuple[Books, int]:
-        books = Books(await catalogue.known_sales(db, self._sales))
-        await rows.load_stock(db, books, lines)
+        books = Books(self._sales)
         await rows.load_rows(db, books, needs, lines)
         await queue.load_letters(db, books, needs.letter_ids)
         users = needs.users | {(each.user_id, each.sale_id) for each in attempts}
         users |= {(each.user_id, each.sale_id) for each in books.reservations.values()}
-        await rows.load_users(db, books, users)
-        await rows.load_requests(db, books, attempts)
-        return books, self._clock.hear(await db.fetchval(SQL["now"]))
+        return books, self._clock.hear(await rows.load(db, books, lines, users, attempts))
 
     async def _store(
         self, db: connect.Connection, books: Books, seq_before: dict[Line, int],

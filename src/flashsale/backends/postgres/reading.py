@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from flashsale.backends.batch import BUSY, Asked, Item, Job, answer, from_a_read, into
-from flashsale.backends.postgres import catalogue, connect, rows
+from flashsale.backends.postgres import connect, rows
 from flashsale.backends.postgres.find import ANSWERS, LONG
 from flashsale.backends.postgres.lane import Lane
 from flashsale.backends.postgres.rows import SQL
@@ -87,12 +87,11 @@ class Reading:
     async def _refused(self, attempts: list[Attempt]) -> list[Outcome | None]:
         try:
             db = await self._connected("reader")
-            books = Books(await catalogue.known_sales(db, self._sales()))
-            await rows.load_stock(db, books, {(each.sale_id, item.sku_id) for each in attempts for item in each.items})
-            await rows.load_users(db, books, [(each.user_id, each.sale_id) for each in attempts])
-            await rows.load_requests(db, books, attempts)
+            books = Books(self._sales())
+            lines = {(each.sale_id, item.sku_id) for each in attempts for item in each.items}
+            users = {(each.user_id, each.sale_id) for each in attempts}
+            now_ms = self._clock.hear(await rows.load(db, books, lines, users, attempts))
             await rows.load_decided(db, books, (each for a in attempts if a.slip for each in a.slip.ids))
-            now_ms = self._clock.hear(await db.fetchval(SQL["now"]))
             lapsed = bool(await db.fetch(SQL["lapsed"], now_ms, 1))
         except Exception as error:
             self._doubt("reader", error)

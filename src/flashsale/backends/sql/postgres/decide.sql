@@ -48,13 +48,37 @@ SELECT ARRAY(SELECT order_id FROM o) AS order_ids,
 SELECT count(pg_advisory_xact_lock(place))
 FROM (SELECT DISTINCT hashtextextended(line, 0) AS place FROM unnest($1::text[]) AS line ORDER BY 1) AS places;
 
--- name: stock
-SELECT s.sale_id, s.sku_id, s.total, s.held, s.sold, s.sku_seq
-FROM unnest($1::text[], $2::text[]) AS a(sale_id, sku_id)
-JOIN stock AS s USING (sale_id, sku_id);
-
 -- name: now
 SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms;
+
+-- Then all that the products ($1, $2), the users' limits ($3, $4) and the request keys ($5, $6, $7) have, and the
+-- time: in one journey, because the others wait for the locks.
+
+-- name: load
+SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
+    ARRAY(SELECT ROW(sale_id, version, created_at_ms) FROM sale) AS versions,
+    ARRAY(
+        SELECT ROW(s.sale_id, s.sku_id, s.total, s.held, s.sold, s.sku_seq)
+        FROM unnest($1::text[], $2::text[]) AS a(sale_id, sku_id) JOIN stock AS s USING (sale_id, sku_id)
+    ) AS stock,
+    ARRAY(
+        SELECT ROW(a.user_id, a.sale_id, r.sku_id, sum(r.quantity)::bigint)
+        FROM unnest($3::text[], $4::text[]) AS a(user_id, sale_id)
+        CROSS JOIN LATERAL (
+            SELECT * FROM reservation AS r
+            WHERE r.user_id = a.user_id AND r.sale_id = a.sale_id AND r.status IN ('RESERVED', 'CONFIRMED') OFFSET 0
+        ) AS r
+        GROUP BY a.user_id, a.sale_id, r.sku_id
+    ) AS claims,
+    ARRAY(
+        SELECT ROW(r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
+                   r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity)
+        FROM unnest($5::text[], $6::text[], $7::text[]) AS a(user_id, sale_id, request_key)
+        CROSS JOIN LATERAL (
+            SELECT * FROM reservation AS r
+            WHERE r.user_id = a.user_id AND r.sale_id = a.sale_id AND r.request_key = a.request_key OFFSET 0
+        ) AS r
+    ) AS requests;
 
 -- name: versions
 SELECT sale_id, version, created_at_ms FROM sale;
@@ -64,25 +88,6 @@ SELECT terms FROM sale WHERE sale_id = ANY ($1::text[]);
 
 -- name: sales
 SELECT terms FROM sale ORDER BY created_at_ms, sale_id;
-
--- name: claims
-SELECT a.user_id, a.sale_id, r.sku_id, sum(r.quantity)::bigint AS quantity
-FROM (SELECT DISTINCT user_id, sale_id FROM unnest($1::text[], $2::text[]) AS u(user_id, sale_id)) AS a
-CROSS JOIN LATERAL (
-    SELECT * FROM reservation AS r
-    WHERE r.user_id = a.user_id AND r.sale_id = a.sale_id AND r.status IN ('RESERVED', 'CONFIRMED') OFFSET 0
-) AS r
-GROUP BY 1, 2, 3;
-
--- name: requests
-SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
-       r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity
-FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[]) AS k(user_id, sale_id, request_key)) AS a
-CROSS JOIN LATERAL (
-    SELECT reservation_ids FROM request AS q
-    WHERE q.user_id = a.user_id AND q.sale_id = a.sale_id AND q.request_key = a.request_key OFFSET 0
-) AS q
-CROSS JOIN LATERAL (SELECT * FROM reservation AS r WHERE r.reservation_id = ANY (q.reservation_ids) OFFSET 0) AS r;
 
 -- name: reservations
 SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
@@ -112,26 +117,21 @@ WHERE p.status <> 1 OR p.due IS NOT NULL;
 SELECT refund_id, order_id, payment_id, amount_minor, reason, done, due_at_ms, created_at_ms
 FROM refund WHERE order_id = ANY ($1::text[]);
 
--- Storing. The values of a row are the fields of the struct in core/, in its order.
+-- Storing. First the counters, and the number that those of this transaction's rows are counted from. New rows are
+-- copied in (rows.py).
 
--- name: new_requests
-INSERT INTO request (user_id, sale_id, request_key, reservation_ids)
-SELECT user_id, sale_id, request_key, array_agg(reservation_id)
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS n(user_id, sale_id, request_key, reservation_id)
-GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+-- name: changed_stock
+WITH changed AS (
+    UPDATE stock AS s SET total = n.total, held = n.held, sold = n.sold, sku_seq = n.sku_seq
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+        AS n(sale_id, sku_id, total, held, sold, sku_seq, seq_before)
+    WHERE s.sale_id = n.sale_id AND s.sku_id = n.sku_id AND s.sku_seq = n.seq_before
+    RETURNING 1
+)
+SELECT count(*) AS changed, flashsale_seq() AS seq FROM changed;
 
--- A row's seq is its transaction's id and its place in it.
-
--- name: new_reservations
-INSERT INTO reservation (reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
-    created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity, refusal, redrive_of, seq)
-SELECT n.reservation_id, n.user_id, n.sale_id, n.sku_id, n.quantity, n.status, n.unit_price_minor, n.currency,
-       n.created_at_ms, n.expires_at_ms, n.request_kind, n.request_key, n.order_id, n.returned_quantity,
-       n.refusal, n.redrive_of, (SELECT flashsale_seq()) + n.place
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
-    $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::text[], $14::bigint[], $15::text[], $16::text[]) WITH ORDINALITY
-    AS n(reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency, created_at_ms,
-         expires_at_ms, request_kind, request_key, order_id, returned_quantity, refusal, redrive_of, place);
+-- name: seq
+SELECT flashsale_seq() AS seq;
 
 -- name: changed_reservations
 UPDATE reservation AS r SET status = n.status, order_id = n.order_id, returned_quantity = n.returned_quantity
@@ -140,16 +140,6 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
 WHERE r.reservation_id = n.reservation_id AND r.status = n.before
 RETURNING 1;
 
--- name: journal
-INSERT INTO journal (seq, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
-    reservation_id, actor, reason, at_ms)
-SELECT (SELECT flashsale_seq()) + n.place, n.sale_id, n.sku_id, n.sku_seq, n.kind, n.quantity,
-       n.total_after, n.held_after, n.sold_after, n.reservation_id, n.actor, n.reason, n.at_ms
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-    $9::text[], $10::text[], $11::text[], $12::bigint[]) WITH ORDINALITY
-    AS n(sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
-         reservation_id, actor, reason, at_ms, place);
-
 -- Order events are numbered behind the movements of their transaction, of which there are $7.
 
 -- name: outbox
@@ -157,13 +147,6 @@ INSERT INTO outbox (seq, topic, type, subject, sequence, at_ms, body)
 SELECT (SELECT flashsale_seq()) + $7::bigint + n.place, n.topic, n.type, n.subject, n.sequence, n.at_ms, n.body
 FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[]) WITH ORDINALITY
     AS n(topic, type, subject, sequence, at_ms, body, place);
-
--- name: changed_stock
-UPDATE stock AS s SET total = n.total, held = n.held, sold = n.sold, sku_seq = n.sku_seq
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
-    AS n(sale_id, sku_id, total, held, sold, sku_seq, seq_before)
-WHERE s.sale_id = n.sale_id AND s.sku_id = n.sku_id AND s.sku_seq = n.seq_before
-RETURNING 1;
 
 -- name: order
 INSERT INTO orders (order_id, user_id, sale_id, status, currency, lines, payment_method, shipping_address,
