@@ -1,22 +1,32 @@
 """What leases and the pages of events promise to those who pass events on; asked of every ledger."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import asyncpg
 import pytest
 from contract.ledgers import DATABASES, HandClock, Shop, database_of, leases_of, postgres, shop
 from core.shop import a_product, a_sale, an_attempt
+from msgspec.structs import replace
 
 from flashsale.core.catalogue import Restock
 from flashsale.core.event import Event, Told, Topic, published
 from flashsale.core.journal import Kind, Movement
 from flashsale.core.questions import EventsAfter
 from flashsale.ports import Leases
+from flashsale.tracing import TRACE_ID
 
 LEASE_MS = 2_000
+
+
+@contextmanager
+def in_trace(trace_id: str) -> Iterator[None]:
+    before = TRACE_ID.set(trace_id)
+    yield
+    TRACE_ID.reset(before)
 
 
 class Post(NamedTuple):
@@ -140,6 +150,28 @@ async def test_every_movement_and_every_order_event_is_told_in_the_order_of_its_
         "reservation.reserved", "stock.held",
         "reservation.cancelled", "stock.released",
     ]  # fmt: skip
+
+
+async def test_what_a_request_causes_has_its_trace_and_what_nobody_asked_for_has_none(post):
+    shop = post.shop
+    with in_trace("a"):
+        await shop.opens()
+    granted = await shop.asks(replace(an_attempt("ann"), trace_id="b"))
+    both = [shop.asks(replace(an_attempt(user), trace_id=trace)) for user, trace in (("bob", "c"), ("cid", None))]
+    held, _ = [(await outcome).reservations[0] for outcome in both]
+    with in_trace("d"):
+        opened = await shop.open_order(granted.reservations[0].reservation_id)
+    with in_trace("e"):
+        await shop.ledger.cancel_order(opened.order.order_id, None, "")
+    with in_trace("f"):
+        await shop.ledger.release(held.reservation_id, None)
+    shop.clock.pass_ms(10**9)
+    await shop.ledger.expire()
+    told = [(row.kind if isinstance(row, Movement) else row.type, row.trace_id) for row in await post.everything()]
+    assert Counter(told) == Counter([
+        ("STOCK", "a"), ("RESERVE", "b"), ("RESERVE", "c"), ("RESERVE", None), ("order.created", "d"),
+        ("RELEASE", "e"), ("order.cancelled", "e"), ("RELEASE", "f"), ("EXPIRE", None),
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize("limit", [1, 7, 1000])

@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from typing import Self
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 PATIENCE_SECONDS = 20.0
 
@@ -35,7 +35,18 @@ class Topics:
     def read_all(self) -> dict[str, list[bytes]]:
         """What has arrived until now."""
         self._follow()
-        return self.read(sum(self._consumer.get_watermark_offsets(each, timeout=10)[1] for each in self._assigned()))
+        return self.read(sum(self._end(each) for each in self._assigned()))
+
+    def _end(self, part: TopicPartition) -> int:
+        """A broker that has just started again may have no leader for a moment."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return int(self._consumer.get_watermark_offsets(part, timeout=10)[1])
+            except KafkaException:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
 
     def _follow(self) -> None:
         """Topics may be made while they are waited for."""

@@ -27,8 +27,10 @@ from flashsale.core.event import Published, Topic
 from flashsale.edge.feed import Feed
 from flashsale.rehearsal.demo import allow_many_files
 
-ROUNDS = 6 if os.environ.get("FLASHSALE_SOAK") else 2
-AWAY_SECONDS = 60.0 if os.environ.get("FLASHSALE_SOAK") else 3.0
+SOAK = bool(os.environ.get("FLASHSALE_SOAK"))
+ROUNDS = 20 if SOAK else 2
+AWAY_SECONDS = 3.0
+FIRST_AWAY_SECONDS = 60.0 if SOAK else AWAY_SECONDS
 ARRIVING_SECONDS = 30.0
 SECOND = len("2026-01-15T10:02:00")
 
@@ -71,7 +73,7 @@ class Blows:
         self._healing = asyncio.create_task(self._start_later(scenario, now()))
 
     async def _start_later(self, scenario: Scenario, gone: str) -> None:
-        await asyncio.sleep(AWAY_SECONDS)
+        await asyncio.sleep(AWAY_SECONDS if self.away else FIRST_AWAY_SECONDS)
         self.ready.append(await scenario.server.ready())
         self.away.append((gone, now()))
         await asyncio.to_thread(self._kafka.start)

@@ -25,6 +25,7 @@ from flashsale.flow.storefront import Storefront
 from flashsale.flow.waiting import Waiting
 from flashsale.ports import LedgerUnavailable
 from flashsale.settings import Settings
+from flashsale.tracing import TRACE_ID
 
 PHONE = Product("PHONE", "A phone", "USD", 129_999, 99_999, 1)
 SLOW = Product("SLOW", "A phone that takes its time", "USD", 129_999, 99_999, 1)
@@ -51,11 +52,14 @@ class SlowShop:
         self.unavailable = False
         self.secret = bytes(32)
         self.waiting = Waiting(self)
+        self.traces: list[str | None] = []
+        """Of the reservations that were asked for."""
 
     def stock(self, **available: int) -> None:
         self.storefront.stock_changed([Stock("S1", sku, total) for sku, total in available.items()])
 
     def reserve_soon(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Any) -> None:
+        self.traces.append(TRACE_ID.get())
         if sku_id == "GONE":
             reply(sold_out(sku_id, quantity, 0))
             return

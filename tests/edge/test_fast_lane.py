@@ -107,6 +107,19 @@ async def test_malformed_or_ambiguous_http_is_refused_with_400_and_the_connectio
         assert server.app.bodies == []
 
 
+@on_uvloop
+async def test_a_trace_is_that_of_its_request_alone_also_on_one_connection():
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    traced = reserve("PHONE", "alice", f"traceparent: 00-{trace}-00f067aa0ba902b7-01")
+    async with serving() as server, await server.connect() as client:
+        for request in (traced, reserve(), traced + reserve() + traced):
+            client.send(request)
+            assert (await client.get()).status == 201
+        assert [(await client.get()).status for _ in range(2)] == [201, 201]
+        assert server.shop.traces == [trace, None, trace, None, trace]
+        assert server.app.bodies == []
+
+
 @LANES
 @on_uvloop
 async def test_an_answer_has_its_headers_in_one_order_and_names_no_server(lane):

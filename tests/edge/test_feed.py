@@ -9,8 +9,10 @@ from flashsale.core.letter import DeadLetter
 from flashsale.core.questions import EventsAfter, PrunedTo
 from flashsale.core.retention import EVERYTHING, Reach
 from flashsale.flow.publish import messages_of
+from flashsale.tracing import trace_id_in
 
 FEED = "/api/v1/admin/events"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 async def test_the_feed_tells_what_happened_in_its_order(shop: Shop) -> None:
@@ -25,6 +27,37 @@ async def test_the_feed_tells_what_happened_in_its_order(shop: Shop) -> None:
     assert told["events"][-1]["body"] == {
         "orderId": order["orderId"], "saleId": "S1", "userId": "alice", "status": "PAID",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["direct", "queued"])
+async def test_an_event_has_the_trace_of_the_request_that_caused_it(shop: Shop, mode: str) -> None:
+    await shop.open(mode=mode)
+    named = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+    body, headers = {"skuId": "PHONE", "userId": "alice"}, {**named, "Prefer": "wait=5"}
+    answer = await shop.ask("POST", "reservations", body, headers=headers)
+    assert answer.status_code == 201
+    await shop.ask("DELETE", f"reservations/{answer.json()['reservationId']}")
+    events = (await shop.operate("GET", "events?topic=flashsale.reservations")).json()["events"]
+    assert [(event["type"], event.get("traceId")) for event in events] == [
+        ("reservation.reserved", TRACE), ("reservation.cancelled", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "trace_id"),
+    [
+        (f"00-{TRACE}-00f067aa0ba902b7-00", TRACE),
+        (f"cc-{TRACE}-00f067aa0ba902b7-01-more", TRACE),
+        (f"ff-{TRACE}-00f067aa0ba902b7-01", None),
+        (f"00-{'0' * 32}-00f067aa0ba902b7-01", None),
+        (f"00-{TRACE}-{'0' * 16}-01", None),
+        (f"00-{TRACE.upper()}-00f067aa0ba902b7-01", None),
+        (f"00-{TRACE}-00f067aa0ba902b7-01x", None),
+        ("", None),
+    ],
+)
+def test_a_trace_is_read_as_the_standard_says(traceparent: str, trace_id: str | None) -> None:
+    assert trace_id_in(traceparent.encode()) == trace_id
 
 
 async def test_the_feed_and_a_broker_are_told_the_same(shop: Shop) -> None:

@@ -12,6 +12,7 @@ from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Decided
 from flashsale.ports import FAILED, LedgerUnavailable, Observer, Outcome, Reply
+from flashsale.tracing import TRACE_ID
 
 BUSY = Refused(Refusal.UNAVAILABLE, "The ledger is busy: try again", {"retryAfterSeconds": 1})
 FULL = Refused(Refusal.UNAVAILABLE, "The ledger's disk is full: nothing was changed", {"retryAfterSeconds": 5})
@@ -38,11 +39,12 @@ def failed(error: Exception) -> Refused:
 class Job:
     """A move or a read: is run by a ledger in its own way, answers on the loop."""
 
-    __slots__ = ("answer", "run")
+    __slots__ = ("answer", "run", "trace_id")
 
     def __init__(self, run: Any, answer: Callable[[Any], None]) -> None:
         self.run = run
         self.answer = answer
+        self.trace_id = TRACE_ID.get()
 
 
 def into(future: asyncio.Future[Any]) -> Callable[[Any], None]:

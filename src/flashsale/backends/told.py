@@ -14,4 +14,4 @@ def told(row: Any) -> tuple[int, Told]:
     if topic is None:
         return seq, msgspec.convert(values, Movement)
     name, subject, sequence, body, at_ms = values[:5]
-    return seq, msgspec.convert((topic, name, subject, sequence, at_ms, msgspec.json.decode(body)), Event)
+    return seq, msgspec.convert((topic, name, subject, sequence, at_ms, msgspec.json.decode(body), values[-1]), Event)

@@ -39,11 +39,13 @@ class Books:
         "audited", "changed_orders", "changed_payments", "changed_refunds", "changed_reservations", "changed_rights",
         "claims", "events", "filled", "journal", "letters", "new_letters", "new_orders", "new_payments", "new_refunds",
         "new_reservations", "orders", "payments", "queued", "redriven", "refunds", "requests", "reservations", "rights",
-        "sales", "stock", "taken", "touched_stock",
+        "sales", "stock", "taken", "touched_stock", "trace_id",
     )  # fmt: skip
 
     def __init__(self, sales: Mapping[str, Sale]) -> None:
         self.sales = sales
+        self.trace_id: str | None = None
+        """Of the request that is being decided: what is recorded now belongs to it."""
         self.stock: dict[Line, Stock] = {}
         self.claims: dict[Claim, int] = {}
         """Units held and bought, counted from the user's reservations."""
@@ -150,7 +152,7 @@ class Books:
         order.sequence += 1
         self.changed_orders[order.order_id] = order
         body: dict[str, object] = {"saleId": order.sale_id, "userId": order.user_id, "status": order.status}
-        self.events.append(Event(Topic.ORDERS, f"order.{what}", order.order_id, order.sequence, now_ms, body))
+        self._record(Topic.ORDERS, f"order.{what}", order.order_id, order.sequence, now_ms, body)
 
     def _tell(self, reservation: Reservation, what: str) -> None:
         body: dict[str, object] = {
@@ -162,7 +164,16 @@ class Books:
         if reservation.refusal is not None:
             body["code"] = recalled(reservation.refusal).refusal.code
         at_ms = reservation.created_at_ms
-        self.events.append(Event(Topic.RESERVATIONS, what, reservation.reservation_id, 1, at_ms, body))
+        self._record(Topic.RESERVATIONS, what, reservation.reservation_id, 1, at_ms, body)
+
+    def tell_dead(self, letter: DeadLetter, now_ms: int, body: dict[str, object]) -> None:
+        """Records that a letter was buried; the caller has put it down."""
+        self._record(Topic.DEAD_LETTERS, "request.dead", letter.letter_id, 1, now_ms, body)
+
+    def _record(
+        self, topic: Topic, what: str, subject: str, sequence: int, at_ms: int, body: dict[str, object]
+    ) -> None:
+        self.events.append(Event(topic, what, subject, sequence, at_ms, body, self.trace_id))
 
     def _claim(self, reservation: Reservation, quantity: int) -> None:
         claim = (reservation.user_id, reservation.sale_id, reservation.sku_id)
@@ -171,6 +182,5 @@ class Books:
     def _move(self, reservation: Reservation, kind: Kind, actor: str, now_ms: int) -> None:
         line = (reservation.sale_id, reservation.sku_id)
         self.touched_stock.add(line)
-        self.journal.append(
-            move(self.stock[line], kind, reservation.quantity, now_ms, reservation.reservation_id, actor)
-        )
+        units, reservation_id = reservation.quantity, reservation.reservation_id
+        self.journal.append(move(self.stock[line], kind, units, now_ms, reservation_id, actor, "", self.trace_id))

@@ -8,7 +8,6 @@ rules of that moment; whoever asks again finds the same ones.
 from msgspec.structs import replace
 
 from flashsale.core.books import Books
-from flashsale.core.event import Event, Topic
 from flashsale.core.letter import DeadLetter
 from flashsale.core.pending import keyed_ids, mark_in
 from flashsale.core.refusal import Refusal, Refused, not_found
@@ -23,7 +22,7 @@ UNDECIDED = Refused(Refusal.UNAVAILABLE, "This request could not be processed; n
 def attempt_of(request: Request, place: int | None = None) -> Attempt:
     """What the ledger is asked for a queued request; `place` is its own in the ledger's queue."""
     slip = Slip(request.reservation_ids, request.at_ms, request.redrive_of, place)
-    return Attempt(request.user_id, request.sale_id, request.items, None, request.kind, slip)
+    return Attempt(request.user_id, request.sale_id, request.items, None, request.kind, slip, request.trace_id)
 
 
 def bury(books: Books, letter: DeadLetter, request: Request | None, now_ms: int) -> None:
@@ -44,7 +43,7 @@ def bury(books: Books, letter: DeadLetter, request: Request | None, now_ms: int)
     if request is not None:
         body["skuId"] = request.slice_key
         reject_queued(books, attempt_of(request), UNDECIDED, now_ms)
-    books.events.append(Event(Topic.DEAD_LETTERS, "request.dead", letter.letter_id, 1, now_ms, body))
+    books.tell_dead(letter, now_ms, body)
 
 
 def redriven_ids(secret: bytes, letter_id: str, request: Request) -> tuple[str, ...]:

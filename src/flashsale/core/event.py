@@ -41,6 +41,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True):
     sequence: int
     at_ms: int
     body: dict[str, object]
+    trace_id: str | None = None
 
 
 Told = Movement | Event
@@ -63,6 +64,8 @@ class Published(msgspec.Struct, frozen=True, rename="camel"):
     """The number of the movement among those of its product in its sale; `flashsale.inventory` has them all."""
     sequence: int | UnsetType = UNSET
     """The number of the event among those of its order."""
+    trace_id: str | UnsetType = UNSET
+    """The trace of the request that caused it, if it named one (`traceparent`)."""
 
 
 STOCK_EVENT: dict[Kind, str] = {
@@ -126,7 +129,8 @@ def _of_reservation(row: Movement, reservation_id: str) -> Published:
 
 
 def _of_movement(row: Movement, event_id: str, name: str, topic: Topic, body: dict[str, object]) -> Published:
-    return Published(event_id, name, topic, row.sku_id, moment(row.at_ms), VERSION, body, sku_seq=row.sku_seq)
+    at, trace_id = moment(row.at_ms), row.trace_id or UNSET
+    return Published(event_id, name, topic, row.sku_id, at, VERSION, body, sku_seq=row.sku_seq, trace_id=trace_id)
 
 
 SUBJECT: dict[Topic, str] = {
@@ -141,7 +145,8 @@ def _of_event(row: Event) -> Published:
     event_id = f"{row.subject}.{row.sequence}"
     key = str(row.body.get("skuId", row.subject))
     body = {SUBJECT[row.topic]: row.subject, **row.body}
-    return Published(event_id, row.type, row.topic, key, moment(row.at_ms), VERSION, body, sequence=row.sequence)
+    at, trace_id = moment(row.at_ms), row.trace_id or UNSET
+    return Published(event_id, row.type, row.topic, key, at, VERSION, body, sequence=row.sequence, trace_id=trace_id)
 
 
 def moment(ms: int) -> str:

@@ -80,6 +80,8 @@ class Movement(NamedTuple):
     actor: str
     reason: str
     at_ms: int
+    trace_id: str | None = None
+    """The trace of the request that moved these units."""
 
     @property
     def available_after(self) -> int:
@@ -92,8 +94,9 @@ class Movement(NamedTuple):
 
 
 def move(
-    stock: Stock, kind: Kind, quantity: int, now_ms: int, reservation_id: str | None, actor: str, reason: str = ""
-) -> Movement:
+    stock: Stock, kind: Kind, quantity: int, now_ms: int, reservation_id: str | None, actor: str, reason: str = "",
+    trace_id: str | None = None,
+) -> Movement:  # fmt: skip
     """Changes the counters by one movement and returns its journal row. The caller has checked that it fits."""
     add_total, add_held, add_sold = EFFECT[kind]
     stock.total += add_total * quantity
@@ -102,5 +105,5 @@ def move(
     stock.sku_seq += 1
     return Movement(
         stock.sale_id, stock.sku_id, stock.sku_seq, kind, quantity, stock.total, stock.held, stock.sold,
-        reservation_id, actor, reason, now_ms,
+        reservation_id, actor, reason, now_ms, trace_id,
     )  # fmt: skip

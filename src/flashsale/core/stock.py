@@ -55,6 +55,7 @@ class Attempt(msgspec.Struct):
     kind: RequestKind = RequestKind.SINGLE
     slip: Slip | None = None
     """Of a queued one."""
+    trace_id: str | None = None
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -67,11 +68,11 @@ class Granted(msgspec.Struct, frozen=True):
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """A queued request that is not decided yet. What is not known of it (asked for by its id alone) is None."""
+    """A queued request that is not decided yet."""
 
     reservation_ids: tuple[str, ...]
-    user_id: str | None = None
-    items: tuple[Item, ...] | None = None
+    user_id: str
+    items: tuple[Item, ...]
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -114,6 +115,7 @@ def _decide(
     if refused := _refuse(books, attempt, closed.get(attempt.sale_id)):
         return refused
     # Below this line nothing can fail.
+    books.trace_id = attempt.trace_id
     sale = books.sales[attempt.sale_id]
     return Granted([_grant(books, sale, attempt, item, now_ms, new_id("res_"), None) for item in attempt.items], now_ms)
 
@@ -127,14 +129,14 @@ def decide_queued(books: Books, attempt: Attempt, now_ms: int) -> Decided | Refu
 def reject_queued(books: Books, attempt: Attempt, refused: Refused, now_ms: int) -> None:
     """Refuses a queued attempt whatever its rows and rules would say; what was decided before stays."""
     assert attempt.slip is not None
-    if not _answered(books, attempt.slip):
+    if not _answered(_rows_of(books, attempt.slip)):
         _write_answers(books, attempt, attempt.slip, lambda _: refused, now_ms)
 
 
 def _decide_queued(
     books: Books, attempt: Attempt, slip: Slip, closed: Refused | None, now_ms: int
 ) -> Decided | Refused:
-    answered = _answered(books, slip)
+    answered = _answered(_rows_of(books, slip))
     if closed and closed.refusal is Refusal.PAUSED and not answered:
         return closed
     # Below this line nothing can fail.
@@ -154,16 +156,17 @@ def _rows_of(books: Books, slip: Slip) -> list[Reservation]:
     return [row for row in found if row]
 
 
-def _answered(books: Books, slip: Slip) -> bool:
+def _answered(rows: Sequence[Reservation]) -> bool:
     """All rows of a request are written at once, but for those withdrawn before. So where there is one, this request,
     or another one with its key, has been decided."""
-    return any(not is_bare(row) for row in _rows_of(books, slip))
+    return any(not is_bare(row) for row in rows)
 
 
 def _write_answers(
     books: Books, attempt: Attempt, slip: Slip, refuse: Callable[[Attempt], Refused | None], now_ms: int
 ) -> None:
     """A row for each item that has none: of what was withdrawn meanwhile nothing is asked any more."""
+    books.trace_id = attempt.trace_id
     left: list[tuple[str, Item]] = []
     for reservation_id, item in zip(slip.reservation_ids, attempt.items, strict=True):
         row = books.reservations.get(reservation_id)
@@ -205,7 +208,7 @@ def _replay_queued(books: Books, attempt: Attempt, now_ms: int) -> Decided | Ref
     if attempt.slip is None:
         return None
     known, slip = _rows_of(books, attempt.slip), attempt.slip
-    if not _answered(books, slip):
+    if not _answered(known):
         given_up = len(known) == len(slip.reservation_ids)
         return Decided(known, now_ms, replayed=True) if given_up else None
     rows = {row.reservation_id: (row.sku_id, row.quantity, row.request_kind) for row in known}

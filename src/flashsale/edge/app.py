@@ -41,6 +41,7 @@ from flashsale.edge.openapi import document
 from flashsale.edge.wire import Answer
 from flashsale.engine import Engine
 from flashsale.ports import LedgerUnavailable
+from flashsale.tracing import TRACE_ID, trace_id_in
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
 Methods: TypeAlias = dict[str, Call]
@@ -149,6 +150,7 @@ class _Desk:
     async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | None:
         body_max = OPERATOR_BODY_MAX if call.audience is Audience.OPERATORS else BUYER_BODY_MAX
         ask = Ask(scope, receive, body_max)
+        TRACE_ID.set(trace_id_in(ask.header(b"traceparent")))
         try:
             if call.audience is Audience.OPERATORS and not self._is_operator(ask):
                 return self._error(scope, NO_TOKEN, 401, headers=((b"www-authenticate", b"Bearer"),))

@@ -22,6 +22,7 @@ from flashsale.edge.guard import Guard
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.wire import Answer, Header, layout, rendered
 from flashsale.ports import Clock
+from flashsale.tracing import TRACE_ID, trace_id_in
 
 MEMO_MAX = 256
 MEMO_BYTES_MAX = 1024
@@ -37,11 +38,11 @@ _RESERVATION_URL = re.compile(rb"/api/v1/reservations/(res_[A-Za-z0-9]{1,64})").
 
 _HOST_FORM = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?").fullmatch
 
-_LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL, _HOST = range(1, 7)
+_LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL, _HOST, _TRACE = range(1, 8)
 _KINDS = {
     b"host": _HOST, b"content-length": _LENGTH, b"idempotency-key": _KEY, b"x-user-id": _USER,
     b"connection": _CONNECTION, b"prefer": _UNUSUAL, b"transfer-encoding": _UNUSUAL, b"expect": _UNUSUAL,
-    b"upgrade": _UNUSUAL,
+    b"upgrade": _UNUSUAL, b"traceparent": _TRACE,
 }  # fmt: skip
 
 
@@ -132,6 +133,7 @@ class FastLane(Connection):
         self.subject = ""
         self.key: bytes | None = None
         self.user: bytes | None = None
+        self.trace: bytes | None = None
         self.keep_alive = True
 
     def data_received(self, data: bytes) -> None:
@@ -156,31 +158,19 @@ class FastLane(Connection):
 
     def _announced(self) -> int:
         """Reads the headers that matter, and finds out whether the request is hot."""
-        length, key, user = -1, None, None
-        plain, versioned, hosts = self.routes is not None, False, 0
-        spellings = self.lane.spellings
+        plain, spellings = self.routes is not None, self.lane.spellings
+        found: dict[int, bytes] = {}
         for name, value in self.headers:
             kind = spellings.get(name)
             if kind is None:
                 kind = self.lane.learn(name)
-            if not kind:
-                continue
-            if kind == _LENGTH:
-                length = int(value)
-            elif kind == _KEY:
-                plain, key = plain and key is None, value
-            elif kind == _USER:
-                plain, user = plain and user is None, value
-            elif kind == _CONNECTION:
-                versioned = True
-            elif kind == _HOST:
-                hosts += 1
-                plain = plain and (value in self.lane.hosts or self.lane.is_host(value))
-            else:
-                plain = False
-        if plain and hosts == 1:
-            self.key, self.user = key, user
-            self.hot = self._route(length, versioned)
+            if kind:
+                plain = plain and kind != _UNUSUAL and kind not in found
+                found[kind] = value
+        length, host = int(found.get(_LENGTH, -1)), found.get(_HOST)
+        if plain and host is not None and (host in self.lane.hosts or self.lane.is_host(host)):
+            self.key, self.user, self.trace = found.get(_KEY), found.get(_USER), found.get(_TRACE)
+            self.hot = self._route(length, _CONNECTION in found)
         return length
 
     def _route(self, length: int, versioned: bool) -> int:
@@ -212,20 +202,23 @@ class FastLane(Connection):
         if self.busy or self.line or self.flow.write_paused:
             path = self.url.decode()
             self.line.append(
-                partial(self._work, self.hot, self.subject, path, self.body, self.key, self.user, self.deaf)
+                partial(self._work, self.hot, self.subject, path, self.body, self.key, self.user, self.deaf, self.trace)
             )
         elif self.hot == RESERVE:
             self.busy, self.close_after, self.working = True, self.deaf, RESERVE
+            TRACE_ID.set(trace_id_in(self.trace))
             self.routes.reserve(self.body, self.key, self.user, _RESERVE_PATH, self._answer)  # type: ignore[union-attr]
         else:
-            self._work(self.hot, self.subject, self.url.decode(), b"", None, self.user, self.deaf)
+            self._work(self.hot, self.subject, self.url.decode(), b"", None, self.user, self.deaf, None)
 
     def _work(
-        self, hot: int, subject: str, path: str, body: bytes, key: bytes | None, user: bytes | None, close: bool
-    ) -> None:
+        self, hot: int, subject: str, path: str, body: bytes, key: bytes | None, user: bytes | None, close: bool,
+        trace: bytes | None,
+    ) -> None:  # fmt: skip
         self.busy, self.close_after, self.working = True, close, hot
         assert self.routes is not None
         if hot == RESERVE:
+            TRACE_ID.set(trace_id_in(trace))
             self.routes.reserve(body, key, user, path, self._answer)
         elif hot == AVAILABILITY:
             self._answer(self.routes.availability(subject, path))

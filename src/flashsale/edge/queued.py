@@ -78,10 +78,9 @@ def pending(reservation_id: str, user_id: str | None = None) -> Answer:
 
 def waits(outcome: Pending, cart: bool) -> Answer:
     """202 of a request that waits."""
-    items = outcome.items or ()
     shown = [
-        Unknown(reservation_id, Status.PENDING, outcome.user_id or UNSET, item.sku_id, item.quantity)
-        for reservation_id, item in zip(outcome.reservation_ids, items, strict=True)
+        Unknown(reservation_id, Status.PENDING, outcome.user_id, item.sku_id, item.quantity)
+        for reservation_id, item in zip(outcome.reservation_ids, outcome.items, strict=True)
     ]
     return Answer(202, _body(shown, cart), (_location(outcome.reservation_ids[0]), RETRY_AFTER))
 

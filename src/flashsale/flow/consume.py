@@ -97,6 +97,8 @@ class Consuming:
     async def synchronise(self) -> int:
         """Tells the gate what there is of every product in a queued sale. Returns how many."""
         now_ms = self._clock.now_ms()
+        if self._gate is None or not self._storefront.is_fresh(now_ms):
+            return 0
         rows = [
             synchronised(row)
             for sale in self._storefront.sales.values()
@@ -104,7 +106,7 @@ class Consuming:
             for product in sale.products
             if (row := self._storefront.stock(sale.sale_id, product.sku_id))
         ]
-        if rows and self._gate is not None and self._storefront.is_fresh(now_ms):
+        if rows:
             with suppress(GateAway):  # which it says itself
                 await self._gate.synchronise(rows)
         return len(rows)

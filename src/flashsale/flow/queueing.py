@@ -94,8 +94,9 @@ class Queueing:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def request(
-        self, user_id: str, sale: Sale, items: tuple[Item, ...], key: str | None, kind: RequestKind, reply: Told
-    ) -> None:
+        self, user_id: str, sale: Sale, items: tuple[Item, ...], key: str | None, kind: RequestKind, reply: Told,
+        trace_id: str | None = None,
+    ) -> None:  # fmt: skip
         """`reply` is called exactly once. The request is well-formed, and its products are in the sale."""
         if self._on_the_way >= WAITING_MAX:
             reply(BUSY)
@@ -103,7 +104,7 @@ class Queueing:
         self._on_the_way += 1
         now_ms = self._clock.now_ms()
         ids = self._ids(user_id, sale.sale_id, key, items, now_ms)
-        asking = Asking(Request(ids, user_id, sale.sale_id, items, now_ms, kind), key, reply)
+        asking = Asking(Request(ids, user_id, sale.sale_id, items, now_ms, kind, trace_id=trace_id), key, reply)
         if key is not None or not self._may_win(asking):
             self._ledger.refuse(asking.attempt(self._ledger), partial(self._read, asking))
         else:

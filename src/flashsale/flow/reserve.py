@@ -16,6 +16,7 @@ from flashsale.flow.queueing import Queueing, Told
 from flashsale.flow.storefront import Storefront, on_sale
 from flashsale.flow.watch import Watch
 from flashsale.ports import Clock, Ledger
+from flashsale.tracing import TRACE_ID
 
 
 class Reserving:
@@ -38,20 +39,23 @@ class Reserving:
             reply(refused)
             return
         if self._watch is not None and sku_id not in self._offers.offers:
-            ask = partial(self._reserve, user_id, sku_id, quantity, key, reply)
+            ask = partial(self._reserve, user_id, sku_id, quantity, key, reply, TRACE_ID.get())
             if self._watch.after_look(ask):
                 return
-        self._reserve(user_id, sku_id, quantity, key, reply)
+        self._reserve(user_id, sku_id, quantity, key, reply, TRACE_ID.get())
 
-    def _reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
+    def _reserve(
+        self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Told, trace_id: str | None
+    ) -> None:
         offer = self._offers.offers.get(sku_id)
         if offer is None:
             reply(not_found("skuId", sku_id))
             return
         if offer.sale.mode is Mode.QUEUED:
-            self._queueing.request(user_id, offer.sale, (Item(sku_id, quantity),), key, RequestKind.SINGLE, reply)
+            items = (Item(sku_id, quantity),)
+            self._queueing.request(user_id, offer.sale, items, key, RequestKind.SINGLE, reply, trace_id)
             return
-        attempt = Attempt(user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key)
+        attempt = Attempt(user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key, trace_id=trace_id)
         if offer.available >= quantity and on_sale(offer, self._clock.now_ms()):
             self._ledger.reserve(attempt, reply)
         else:
@@ -63,20 +67,22 @@ class Reserving:
             reply(refused)
             return
         known = all(item.sku_id in self._offers.offers for item in items)
-        ask = partial(self._reserve_cart, user_id, items, key, reply)
+        ask = partial(self._reserve_cart, user_id, items, key, reply, TRACE_ID.get())
         if known or self._watch is None or not self._watch.after_look(ask):
             ask()
 
-    def _reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Told) -> None:
+    def _reserve_cart(
+        self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Told, trace_id: str | None
+    ) -> None:
         sale_id = self._sale_of(items)
         if isinstance(sale_id, Refused):
             reply(sale_id)
             return
         sale = self._offers.sales[sale_id]
         if sale.mode is Mode.QUEUED:
-            self._queueing.request(user_id, sale, items, key, RequestKind.CART, reply)
+            self._queueing.request(user_id, sale, items, key, RequestKind.CART, reply, trace_id)
         else:
-            self._ledger.reserve(Attempt(user_id, sale_id, items, key, RequestKind.CART), reply)
+            self._ledger.reserve(Attempt(user_id, sale_id, items, key, RequestKind.CART, trace_id=trace_id), reply)
 
     def _sale_of(self, items: tuple[Item, ...]) -> str | Refused:
         sales: set[str] = set()

@@ -53,7 +53,9 @@ NOT_THE_WHOLE_LEDGER = Refused(
 )
 
 
-async def alter(clock: Clock, change: SaleChange, announced: Announced, db: Connection) -> Altered:
+async def alter(
+    clock: Clock, change: SaleChange, announced: Announced, trace_id: str | None, db: Connection
+) -> Altered:
     """Decides and stores a change, under the catalogue's lock and those of the sale's products."""
     sale_id = sale_id_of(change)
     await db.execute(SQL["lock_catalogue"])
@@ -64,7 +66,7 @@ async def alter(clock: Clock, change: SaleChange, announced: Announced, db: Conn
     if isinstance(change, CreateSale | EditSale):
         skus |= change.draft.units.keys()
     await rows.lock(db, {(sale_id, sku_id) for sku_id in skus})
-    return await _altered(db, change, announced, clock.hear(await db.fetchval(SQL["now"])))
+    return await _altered(db, change, announced, trace_id, clock.hear(await db.fetchval(SQL["now"])))
 
 
 async def pass_fence(db: Connection, turn: int) -> bool:
@@ -75,7 +77,9 @@ async def pass_fence(db: Connection, turn: int) -> bool:
     return True
 
 
-async def _altered(db: Connection, change: SaleChange, announced: Announced, now_ms: int) -> Altered:
+async def _altered(
+    db: Connection, change: SaleChange, announced: Announced, trace_id: str | None, now_ms: int
+) -> Altered:
     sale_id = sale_id_of(change)
     before = [Stock(*row) for row in await db.fetch(SQL["stock_of_sale"], sale_id)]
     shelf = await _shelf(db, change, sale_id, before)
@@ -88,7 +92,8 @@ async def _altered(db: Connection, change: SaleChange, announced: Announced, now
         await db.execute(SQL["delete_sale"], sale_id)
     else:
         await _put(db, changed.sale, shelf.stock)
-    await rows.store_journal(db, changed.movements, await db.fetchval(SQL["seq"]))
+    movements = [each._replace(trace_id=trace_id) for each in changed.movements]
+    await rows.store_journal(db, movements, await db.fetchval(SQL["seq"]))
     details = msgspec.json.encode(change).decode()
     await db.execute(SQL["audit"], now_ms, change.actor, AUDITED[type(change)], sale_id, details)
     stock = {(sale_id, sku_id): row for sku_id, row in shelf.stock.items()} if changed.sale else {}

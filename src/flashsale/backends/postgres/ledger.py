@@ -68,6 +68,7 @@ from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Decided
 from flashsale.ports import Clock, LedgerUnavailable, Observer, PaymentFact, PutOff, RefundFact, Reply
+from flashsale.tracing import TRACE_ID
 
 T = TypeVar("T")
 
@@ -170,7 +171,7 @@ class PostgresLedger:
         return await self.ask(moves.cancel_order(order_id, user_id, reason))
 
     async def change_sale(self, change: SaleChange) -> Sale | Refused | None:
-        return await self.alone(partial(catalogue.alter, self._clock, change, UNANNOUNCED))  # type: ignore[no-any-return]
+        return await self.alone(partial(catalogue.alter, self._clock, change, UNANNOUNCED, TRACE_ID.get()))  # type: ignore[no-any-return]
 
     async def find(self, query: Query[T]) -> T:
         return await self._reading.find(query)
@@ -269,7 +270,7 @@ class PostgresLedger:
         # Below this line nothing waits for anybody.
         released = exits.expire(books, now_ms) if lapsed else 0
         desk = Desk(books, now_ms, self._new_id, released)
-        moved = [move.decide(desk) for move in asked]
+        moved = [_traced(item.trace_id, item.run, desk) for item in batch if isinstance(item, Job)]
         results = in_their_places(batch, moved, stock.reserve(books, attempts, now_ms, self._new_id))
         wrote = not books.unchanged or (bool(counted) and any(move.after_lapsed for move in asked))
         if wrote:
@@ -345,3 +346,9 @@ class PostgresLedger:
                 self.reserve(item.attempt, item.answer)
                 continue
             answer(item, result)
+
+
+def _traced(trace_id: str | None, move: Move[T], desk: Desk) -> T:
+    """Has a move decided in the name of its request."""
+    desk.books.trace_id = trace_id
+    return move.decide(desk)

@@ -13,6 +13,7 @@ import msgspec
 from flashsale.backends.postgres.connect import Connection
 from flashsale.backends.queries import load_queries
 from flashsale.core.books import Books, Line
+from flashsale.core.event import Event
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
 from flashsale.core.payment import Payment, Refund, Right, TransactionKey
@@ -189,8 +190,8 @@ async def store(db: Connection, books: Books, seq_before: dict[Line, int]) -> No
     await _store_orders(db, books)
     await _store_rights(db, books)
     if books.events:
-        events = [(*msgspec.structs.astuple(each)[:-1], _encode(each.body).decode()) for each in books.events]
-        await db.execute(SQL["outbox"], *columns(events), len(books.journal))
+        values = [_event_values(each) for each in books.events]
+        await db.execute(SQL["outbox"], *columns(values), seq + len(books.journal))
 
 
 async def _store_stock(db: Connection, books: Books, seq_before: dict[Line, int]) -> int:
@@ -261,6 +262,11 @@ async def _store_rights(db: Connection, books: Books) -> None:
         await db.execute(SHARDS["put_rights"], *columns(put))
     if gone:
         await db.execute(SHARDS["drop_rights"], *columns(gone))
+
+
+def _event_values(each: Event) -> tuple[Any, ...]:
+    topic, name, subject, sequence, at_ms, body, trace_id = msgspec.structs.astuple(each)
+    return (topic, name, subject, sequence, at_ms, _encode(body).decode(), trace_id)
 
 
 def _order_values(each: Order) -> tuple[Any, ...]:

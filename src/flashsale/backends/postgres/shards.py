@@ -55,6 +55,7 @@ from flashsale.core.right import FIRST
 from flashsale.core.sale import Sale, SaleState, state_at
 from flashsale.core.stock import Attempt, Decided
 from flashsale.ports import Clock, LedgerUnavailable, Observer, PaymentFact, PutOff, RefundFact, Reply, SchemaUnknown
+from flashsale.tracing import TRACE_ID
 
 T = TypeVar("T")
 
@@ -346,7 +347,7 @@ class ShardedLedger:
         return await self.shards[number].ledger.alone(work)
 
     async def _write(self, change: SaleChange, number: int, announced: Announced) -> Any:
-        altered = await self._alone(number, partial(catalogue.alter, self._clock, change, announced))
+        altered = await self._alone(number, partial(catalogue.alter, self._clock, change, announced, TRACE_ID.get()))
         if isinstance(altered, Sale):
             self.where.known[altered.sale_id] = number
         return altered

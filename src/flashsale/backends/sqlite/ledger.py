@@ -348,6 +348,6 @@ def _call(move: Callable[..., T], args: Any, kwargs: Any, desk: Desk) -> T:
 
 
 def _decided(desk: Desk, batch: Sequence[Item]) -> list[Any]:
-    moved: list[Any] = [item.run(desk) for item in batch if isinstance(item, Job)]
+    moved: list[Any] = [desk.traced(item.trace_id, item.run) for item in batch if isinstance(item, Job)]
     attempts = [item.attempt for item in batch if isinstance(item, Asked)]
     return in_their_places(batch, moved, moves.reserve(desk, attempts)) if attempts else moved

@@ -5,7 +5,8 @@ They run inside the writer's transaction. The time is taken here, after the writ
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from flashsale.core.books import Books
 from flashsale.core.catalogue import AUDITED, CreateSale, EditSale, SaleChange, Shelf, change_sale, sale_id_of
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.checkout import open_order as find_or_open
-from flashsale.core.journal import Stock
+from flashsale.core.journal import Movement, Stock
 from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refused
@@ -28,6 +29,8 @@ from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Decided
 from flashsale.ports import Clock, Outcome, PaymentFact, PutOff, RefundFact
+
+T = TypeVar("T")
 
 FAR = 2**62
 LAPSED_MAX = 500
@@ -52,6 +55,8 @@ class Desk:
         """Whether the disk had no room for the last write."""
         self.next_expiry_ms = 0
         """Nothing that is held lapses before this time."""
+        self._trace_id: str | None = None
+        """Of the move that is being made."""
 
     def begin(self) -> None:
         self.db.execute(SQL["begin"])
@@ -76,10 +81,24 @@ class Desk:
         self.next_expiry_ms = 0
         self.stock, self.changed_sales = {}, {}
 
+    def traced(self, trace_id: str | None, move: Callable[["Desk"], T]) -> T:
+        """Makes a move in the name of its request."""
+        before, self._trace_id = self._trace_id, trace_id
+        try:
+            return move(self)
+        finally:
+            self._trace_id = before
+
+    def store_journal(self, movements: Sequence[Movement]) -> None:
+        rows.store_journal(self.db, [each._replace(trace_id=self._trace_id) for each in movements])
+
     def store(self, books: Books) -> None:
         if books.unchanged:
             return
         self.wrote = True
+        if self._trace_id is not None:
+            books.journal = [each._replace(trace_id=self._trace_id) for each in books.journal]
+            books.events = [replace(each, trace_id=self._trace_id) for each in books.events]
         rows.store(self.db, books, self.by_user)
         for reservation in books.new_reservations:
             if reservation.expires_at_ms < self.next_expiry_ms:
@@ -108,7 +127,7 @@ def _expire(desk: Desk, attempts: Sequence[Attempt] = ()) -> int:
         ids += [row[0] for row in desk.db.execute(SQL["lapsed_ids_of_users"], (users, now_ms))]
     books = rows.books_of(desk.db, desk.sales, ids)
     released = exits.expire(books, now_ms)
-    desk.store(books)
+    desk.traced(None, lambda its: its.store(books))  # nobody asked for it
     (next_ms,) = desk.db.execute(SQL["next_expiry"]).fetchone()
     desk.next_expiry_ms = FAR if next_ms is None else next_ms
     return released
@@ -234,7 +253,7 @@ def alter_sale(desk: Desk, change: SaleChange) -> Sale | Refused | None:
     desk.wrote = True
     _put_sale(desk, sale_id, changed.sale)
     _put_stock(desk, sale_id, changed.sale, stock_rows)
-    rows.store_journal(desk.db, changed.movements)
+    desk.store_journal(changed.movements)
     _audit(desk, change, sale_id, now_ms)
     return changed.sale
 

@@ -171,7 +171,8 @@ def _reservation_values(seq: int, each: Reservation) -> Row:
 
 
 def _event(seq: int, event: Event) -> Row:
-    return (seq, *msgspec.structs.astuple(event)[:-1], _encode(event.body).decode())
+    topic, name, subject, sequence, at_ms, body, trace_id = msgspec.structs.astuple(event)
+    return (seq, topic, name, subject, sequence, at_ms, _encode(body).decode(), trace_id)
 
 
 def _store_changed(db: sqlite3.Connection, books: Books, by_user: ByUser) -> None:

@@ -140,13 +140,13 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
 WHERE r.reservation_id = n.reservation_id AND r.status = n.before
 RETURNING 1;
 
--- Order events are numbered behind the movements of their transaction, of which there are $7.
+-- Order events are numbered behind the movements of their transaction: from $8.
 
 -- name: outbox
-INSERT INTO outbox (seq, topic, type, subject, sequence, at_ms, body)
-SELECT (SELECT flashsale_seq()) + $7::bigint + n.place, n.topic, n.type, n.subject, n.sequence, n.at_ms, n.body
-FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[]) WITH ORDINALITY
-    AS n(topic, type, subject, sequence, at_ms, body, place);
+INSERT INTO outbox (seq, topic, type, subject, sequence, at_ms, body, trace_id)
+SELECT $8::bigint + n.place, n.topic, n.type, n.subject, n.sequence, n.at_ms, n.body, n.trace_id
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[], $7::text[]) WITH ORDINALITY
+    AS n(topic, type, subject, sequence, at_ms, body, trace_id, place);
 
 -- name: order
 INSERT INTO orders (order_id, user_id, sale_id, status, currency, lines, payment_method, shipping_address,

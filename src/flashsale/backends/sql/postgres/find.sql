@@ -30,7 +30,7 @@ ORDER BY seq LIMIT $4;
 
 -- name: events_page
 (
-    SELECT seq, topic, type, subject, sequence, body::text, at_ms, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT seq, topic, type, subject, sequence, body::text, at_ms, NULL, NULL, NULL, NULL, NULL, NULL, NULL, trace_id
     FROM outbox
     WHERE seq > $1
         AND seq < (SELECT flashsale_horizon())
@@ -40,7 +40,7 @@ ORDER BY seq LIMIT $4;
 UNION ALL
 (
     SELECT seq, NULL, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after, reservation_id,
-           actor, reason, at_ms
+           actor, reason, at_ms, trace_id
     FROM journal
     WHERE seq > $1
         AND seq < (SELECT flashsale_horizon())

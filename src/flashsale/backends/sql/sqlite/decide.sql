@@ -130,11 +130,11 @@ RETURNING seq;
 
 -- name: journal
 INSERT OR ROLLBACK INTO journal (seq, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,
-    reservation_id, actor, reason, at_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    reservation_id, actor, reason, at_ms, trace_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: outbox
-INSERT OR ROLLBACK INTO outbox (seq, topic, type, subject, sequence, at_ms, body) VALUES (?, ?, ?, ?, ?, ?, ?);
+INSERT OR ROLLBACK INTO outbox (seq, topic, type, subject, sequence, at_ms, body, trace_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- Journal and outbox are numbered together, and no number is given again.
 

@@ -38,7 +38,7 @@ ORDER BY sku_seq LIMIT ?4;
 
 -- name: events_page
 SELECT * FROM (
-    SELECT seq, topic, type, subject, sequence, body, at_ms, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT seq, topic, type, subject, sequence, body, at_ms, NULL, NULL, NULL, NULL, NULL, NULL, NULL, trace_id
     FROM outbox
     WHERE seq > ?1
         AND (?2 IS NULL OR topic = ?2)
@@ -47,7 +47,7 @@ SELECT * FROM (
 UNION ALL
 SELECT * FROM (
     SELECT seq, NULL, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after, reservation_id,
-           actor, reason, at_ms
+           actor, reason, at_ms, trace_id
     FROM journal
     WHERE seq > ?1
         AND (?2 IS NULL OR ?2 IN ('flashsale.inventory', 'flashsale.reservations'))

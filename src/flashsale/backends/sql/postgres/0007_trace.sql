@@ -1,0 +1,3 @@
+-- The trace of the request that caused a row, if it named one.
+ALTER TABLE journal ADD COLUMN trace_id text;
+ALTER TABLE outbox ADD COLUMN trace_id text;
