@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from servers.process import free_port
+
 PROGRAM = (sys.executable, "-m", "flashsale.cli")
 PATIENCE_SECONDS = 20.0
 NO_SANDBOX = {"FLASHSALE_SANDBOX_URL": "http://127.0.0.1:1"}
@@ -46,12 +48,6 @@ def run(*arguments: object, cwd: Path, **settings: str) -> Finished:
     )
     assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
     return Finished(done.returncode, done.stdout, done.stderr)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:

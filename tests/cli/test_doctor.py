@@ -7,8 +7,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from cli.program import NO_SANDBOX, Server, free_port, run
+from cli.program import NO_SANDBOX, Server, run
 from msgspec import structs
+from servers.process import free_port
 from servers.valkey import ValkeyServer, server_url
 
 from flashsale.settings import Settings

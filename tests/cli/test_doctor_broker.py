@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import pytest
-from cli.program import free_port
 from cli.test_doctor import findings
 from confluent_kafka.admin import AdminClient, NewTopic
 from msgspec.structs import replace
 from servers.kafka import KafkaServer
+from servers.process import free_port
 
 from flashsale.backends.kafka.topics import Facts
 from flashsale.cli import broker_check

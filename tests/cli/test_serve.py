@@ -9,7 +9,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from cli.program import NO_SANDBOX, Server, free_port, run
+from cli.program import NO_SANDBOX, Server, run
+from servers.process import free_port
 
 from flashsale import __version__
 from flashsale.cli.address import is_loopback

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import asyncpg
 import msgspec
 
 from flashsale.rehearsal import verdict
@@ -38,6 +39,16 @@ WHILE_SELLING = (
     verdict.over_limit,
 )
 """The checks that hold at every moment; the others need a shop at rest."""
+
+WRONG_ROWS = {
+    "a buyer has too many": "SELECT user_id, sum(quantity) FROM reservation WHERE status IN ('RESERVED', 'CONFIRMED') "
+                            "GROUP BY user_id HAVING sum(quantity) > 1",
+    "movements are missing": "SELECT count(*), max(sku_seq) FROM journal HAVING count(*) IS DISTINCT FROM max(sku_seq)",
+    "movements out of order": "SELECT * FROM (SELECT seq, sku_seq, lag(sku_seq, 1, 0::bigint) OVER (ORDER BY seq) "
+                              "AS before FROM journal) AS movements WHERE sku_seq <= before",
+    "a payment step is open": "SELECT * FROM payment WHERE due IS NOT NULL",
+}  # fmt: skip
+"""What is in none of these is well."""
 
 
 RECOVERIES = os.environ.get("FLASHSALE_RECOVERIES", "")
@@ -127,6 +138,17 @@ class Scenario:
             if at_rest or time.monotonic() > give_up_at:
                 return evidence
             await asyncio.sleep(0.5)
+
+
+async def faults_in_rows(url: str, units: int) -> list[str]:
+    """What does not add up in a database in which these units of one product, one to a buyer, were sold and paid."""
+    db = await asyncpg.connect(url)
+    try:
+        stock = [tuple(row) for row in await db.fetch("SELECT total, held, sold FROM stock")]
+        faults = [] if stock == [(units, 0, units)] else [f"units sold: {stock}"]
+        return faults + [f"{name}: {dict(row)}" for name, rows in WRONG_ROWS.items() for row in await db.fetch(rows)]
+    finally:
+        await db.close()
 
 
 def children(pid: int) -> list[int]:

@@ -14,16 +14,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 
-import asyncpg
 import pytest
 import uvloop
-from e2e.scenario import ROUNDS, SEED, UNITS_A_ROUND, Aftermath, Scenario, a_scenario, children
+from e2e.scenario import ROUNDS, SEED, UNITS_A_ROUND, Aftermath, Scenario, a_scenario, children, faults_in_rows
 from servers.postgres import PostgresServer
 
 from flashsale.backends.postgres.connect import migrate
 from flashsale.rehearsal.demo import allow_many_files
 from flashsale.rehearsal.evidence import Ask, asked
-from flashsale.rehearsal.verdict import Evidence
 
 BLOWS_IN_ALL = int(os.environ.get("FLASHSALE_KILLS", "4"))
 BLOWS = min(BLOWS_IN_ALL, ROUNDS)
@@ -109,12 +107,6 @@ def aftermath(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
         return runner.run(hold(tmp_path_factory.mktemp("fleet"), postgres, SEED + sale_number))
 
 
-@pytest.fixture
-def evidence(aftermath: Aftermath) -> Evidence:
-    assert aftermath.evidence is not None
-    return aftermath.evidence
-
-
 def test_the_blows_hit_a_shop_in_full_trade(aftermath, evidence):
     unanswered = [exchange for ask in Ask for _, exchange in asked(evidence.histories, ask) if exchange.status == 0]
     assert aftermath.kills == BLOWS
@@ -145,16 +137,4 @@ def test_the_server_ends_in_good_order_when_asked_to(aftermath):
 
 
 async def test_the_rows_add_up(aftermath, postgres):
-    db = await asyncpg.connect(postgres.url())
-    try:
-        units = BLOWS * UNITS_A_ROUND
-        assert [tuple(row) for row in await db.fetch("SELECT total, held, sold FROM stock")] == [(units, 0, units)]
-        live = "SELECT user_id FROM reservation WHERE status IN ('RESERVED', 'CONFIRMED')"
-        assert await db.fetch(f"{live} GROUP BY user_id HAVING sum(quantity) > 1") == []
-        gaps = "SELECT count(*) = max(sku_seq) FROM journal"
-        assert await db.fetchval(gaps)
-        assert await db.fetchval("SELECT bool_and(ordered) FROM (SELECT sku_seq > lag(sku_seq, 1, 0::bigint) "
-                                 "OVER (ORDER BY seq) AS ordered FROM journal) AS movements")  # fmt: skip
-        assert await db.fetch("SELECT * FROM payment WHERE due IS NOT NULL") == []
-    finally:
-        await db.close()
+    assert await faults_in_rows(postgres.url(), BLOWS * UNITS_A_ROUND) == []

@@ -20,7 +20,6 @@ from e2e.scenario import ROUNDS, SEED, UNITS_A_ROUND, Aftermath, Scenario, a_sce
 from flashsale.rehearsal import verdict
 from flashsale.rehearsal.demo import allow_many_files
 from flashsale.rehearsal.evidence import Ask, asked
-from flashsale.rehearsal.verdict import Evidence
 
 KILLS_IN_ALL = int(os.environ.get("FLASHSALE_KILLS", "10"))
 KILLS = min(KILLS_IN_ALL, ROUNDS)
@@ -53,12 +52,6 @@ def aftermath(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     allow_many_files()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(hold(tmp_path_factory.mktemp("kill"), SEED + request.param))
-
-
-@pytest.fixture
-def evidence(aftermath: Aftermath) -> Evidence:
-    assert aftermath.evidence is not None
-    return aftermath.evidence
 
 
 @pytest.fixture

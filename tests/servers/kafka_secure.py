@@ -9,7 +9,8 @@ from confluent_kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
-from servers.kafka import KafkaServer, free_ports
+from servers.kafka import KafkaServer
+from servers.process import free_port
 
 USER, PASSWORD = "flashsale", "p@ss:wörd/1"
 STORE_PASSWORD = "changeit"
@@ -29,7 +30,7 @@ class SecureKafka:
     """`servers` is the listener with TLS; `ca` is the certificate to believe."""
 
     def __init__(self, folder: Path) -> None:
-        (port,) = free_ports(1)
+        port = free_port()
         self.servers = f"127.0.0.1:{port}"
         self.ca = folder / "ca.pem"
         store = folder / "store.p12"

@@ -7,11 +7,9 @@ the test run. PostgreSQL refuses to run as root, so root gives it to an ordinary
 import asyncio
 import atexit
 import os
-import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
+from servers.process import free_port, ordinary_user, run_as
 
 USERS = ("postgres", "nobody")
 STARTING_SECONDS = 30
@@ -33,10 +32,10 @@ class PostgresServer:
     def __init__(self, durable: bool = False) -> None:
         self._sync = "on" if durable else "off"
         self.folder = Path(tempfile.mkdtemp(prefix="flashsale-pg-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._password = secrets.token_hex(16)
         self._programs = _programs(self.folder)
-        self._user = _user()
+        self._user = ordinary_user(*USERS)
         self._process: subprocess.Popen[bytes] | None = None
         self._make()
 
@@ -64,7 +63,7 @@ class PostgresServer:
         command = [str(self._programs / "postgres"), "-D", str(self.folder / "data")]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._as_user())
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **run_as(self._user))
         self._wait()
 
     def _wait(self) -> None:
@@ -98,22 +97,9 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self, command: list[object]) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([str(each) for each in command], capture_output=True, cwd=self.folder, **self._as_user())
-
-    def _as_user(self) -> dict[str, object]:
-        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []} if self._user else {}
-
-
-def _user() -> pwd.struct_passwd | None:
-    """Whom root gives the server to."""
-    if os.geteuid() != 0:
-        return None
-    for name in USERS:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise RuntimeError(f"none of the users {USERS} exists here: PostgreSQL does not run as root")
+        return subprocess.run(
+            [str(each) for each in command], capture_output=True, cwd=self.folder, **run_as(self._user)
+        )
 
 
 def _programs(folder: Path) -> Path:
@@ -138,12 +124,6 @@ def _from_wheel(folder: Path) -> Path:
             shutil.copytree(each, folder / each.name, symlinks=True)
     folder.chmod(0o711)
     return next((folder / package.name).rglob("bin/postgres")).parent
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _children(pid: int) -> list[int]:

@@ -6,11 +6,9 @@ test run. Root gives it to an ordinary user.
 
 import atexit
 import os
-import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +20,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from servers.process import free_port, ordinary_user, run_as
 
 USERS = ("redis", "nobody")
 PROGRAMS = ("valkey-server", "redis-server")
@@ -38,7 +37,7 @@ class ValkeyServer:
         self.password = password or secrets.token_hex(16)
         self._options = options
         self._program = _program(self.folder)
-        self._user = _user()
+        self._user = ordinary_user(*USERS)
         self._process: subprocess.Popen[bytes] | None = None
         if self._user:
             os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
@@ -59,7 +58,7 @@ class ValkeyServer:
         command = [self._program, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder)]
         command += ["--requirepass", self.password, "--masterauth", self.password, "--save", "", *self._options]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._as_user())
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **run_as(self._user))
 
     def wait(self) -> None:
         """Until it answers."""
@@ -100,9 +99,6 @@ class ValkeyServer:
         if self._process is not None and self._process.poll() is None:
             self.kill()  # nobody will miss what is in it
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _as_user(self) -> dict[str, object]:
-        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []} if self._user else {}
 
 
 class ValkeyCluster:
@@ -170,18 +166,6 @@ def _until(true: object, otherwise: str) -> None:
         time.sleep(0.05)
 
 
-def _user() -> pwd.struct_passwd | None:
-    """Whom root gives the server to."""
-    if os.geteuid() != 0:
-        return None
-    for name in USERS:
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise RuntimeError(f"none of the users {USERS} exists here: no server is run as root")
-
-
 def _program(folder: Path) -> str:
     found = next((place for name in PROGRAMS if (place := shutil.which(name))), None)
     if found:
@@ -194,12 +178,6 @@ def _program(folder: Path) -> str:
         raise RuntimeError(f"no valkey-server for this machine in {Path(spec.origin).parent}")
     folder.chmod(0o711)
     return shutil.copy(program, folder)  # to where another user can read it
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @cache
