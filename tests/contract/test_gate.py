@@ -14,9 +14,12 @@ APPEND_MS = APPEND_SECONDS * 1000
 PERMIT_MS = PERMIT_SECONDS * 1000
 PERMITTED = Permit(Verdict.PERMITTED)
 QUEUED = Permit(Verdict.QUEUED)
-LIMIT = Permit(Verdict.LIMIT)
 UNSURE = Permit(Verdict.UNSURE)
 REUSED = Permit(Verdict.KEY_REUSED)
+
+
+def limit(on_their_way: int) -> Permit:
+    return Permit(Verdict.LIMIT, on_their_way)
 
 
 def sold_out(available: int) -> Permit:
@@ -137,14 +140,14 @@ async def test_asking_again_keeps_a_permit_alive(shop):
 
 async def test_a_user_has_no_more_on_the_way_than_his_limit(shop):
     await shop.has(100)
-    assert await shop.ask("a", "b", "c", user="ann", limit=2) == [PERMITTED, PERMITTED, LIMIT]
-    assert await shop.ask("d", user="ann", quantity=2, limit=3) == [LIMIT]
+    assert await shop.ask("a", "b", "c", user="ann", limit=2) == [PERMITTED, PERMITTED, limit(2)]
+    assert await shop.ask("d", user="ann", quantity=2, limit=3) == [limit(2)]
     assert await shop.ask("e", user="bob", limit=2) == [PERMITTED]
 
 
 async def test_the_limit_comes_before_the_stock(shop):
     await shop.has(0)
-    assert await shop.ask("a", quantity=2, limit=1) == [LIMIT]
+    assert await shop.ask("a", quantity=2, limit=1) == [limit(0)]
 
 
 async def test_what_is_settled_no_longer_counts_against_the_limit(shop):

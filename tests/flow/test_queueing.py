@@ -21,11 +21,11 @@ from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.request import Item, Request
 from flashsale.core.reservation import RequestKind, Status
 from flashsale.core.sale import Mode, Switch
-from flashsale.core.stock import Pending
+from flashsale.core.stock import Attempt, Pending
 from flashsale.flow import queueing
 from flashsale.flow.queueing import TOGETHER_MAX, UNKNOWN, Queueing
 from flashsale.flow.storefront import Storefront
-from flashsale.ports import Answer, GateAway, LedgerUnavailable
+from flashsale.ports import Answer, GateAway, LedgerUnavailable, Outcome
 
 UNITS = 3
 MANY = TOGETHER_MAX + 88
@@ -243,6 +243,49 @@ async def test_whoever_repeats_a_request_that_waits_is_not_queued_again_nor_anot
     assert await door.wants("ann", key="k") == first
     assert said(await door.wants("ann", "lamp", "vase", key="k")) == "KEY_REUSED"
     assert door.queued == ["ann"]
+
+
+@pytest.mark.parametrize("since", ["sold out", "ended"])
+async def test_a_request_that_is_decided_while_its_repeat_is_looked_at_is_answered_with_its_reservation(
+    door, monkeypatch, since
+):
+    first = await door.wants("ann", key="k")
+    await door.sells(UNITS - 1)
+    door.shop.clock.pass_ms(1)
+    asks, asked = door.shop.ledger.refuse, 0
+
+    def refuse(attempt: Attempt, reply: Callable[[Outcome], None]) -> None:
+        """The consumer comes between the ledger's answer and the gate's."""
+        nonlocal asked
+        asked += 1
+        asks(attempt, reply if asked > 1 else lambda outcome: asyncio.ensure_future(decide(outcome, reply)))
+
+    async def decide(outcome: Outcome, reply: Callable[[Outcome], None]) -> None:
+        await door.decided()
+        await door.gate.settle([(("sale", "lamp"), first.reservation_ids)], [Synchronised("sale", "lamp", 0, 99)])
+        reply(outcome)
+
+    if since == "ended":
+        await door.shop.ledger.change_sale(SwitchSale("sale", Switch.END, "operator"))
+    monkeypatch.setattr(door.shop.ledger, "refuse", refuse)
+    [row] = (await door.wants("ann", key="k")).reservations
+    assert (row.reservation_id, row.status) == (first.reservation_ids[0], Status.RESERVED)
+
+
+async def test_whoever_asks_for_more_than_his_limit_hears_what_he_has_on_the_way(door):
+    assert said(await door.wants("ann")) == "PENDING"
+    answer = await door.wants("ann")
+    assert (answer.details["limit"], answer.details["alreadyHeld"]) == (1, 1)
+
+
+async def test_a_mistake_in_the_queue_leaves_nobody_without_an_answer_and_makes_room(door, monkeypatch):
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(queueing, "WAITING_MAX", 1)
+    monkeypatch.setattr(door.queue, "append", fails)
+    for user in ("ann", "bob"):
+        assert await door.wants(user) == UNKNOWN
 
 
 async def test_a_key_of_which_the_ledger_can_say_nothing_now_is_queued_and_looked_at_there(door, monkeypatch):

@@ -66,8 +66,8 @@ class Wish(msgspec.Struct, frozen=True, array_like=True):
 
 class Permit(NamedTuple):
     verdict: Verdict
-    available: int = 0
-    """The units that are free, for the one who is told SOLD_OUT; else 0."""
+    units: int = 0
+    """For the one who is told SOLD_OUT: those that are free; LIMIT: those that he has on their way. Else 0."""
 
 
 class Synchronised(NamedTuple):
@@ -172,8 +172,9 @@ def _decide(counter: Counter, wish: Wish, now_ms: int) -> Permit:
 
 
 def _refuse(counter: Counter, wish: Wish, now_ms: int) -> Permit | None:
-    if counter.by_user.get(wish.user_id, 0) + wish.quantity > wish.per_user_limit:
-        return Permit(Verdict.LIMIT)
+    has = counter.by_user.get(wish.user_id, 0)
+    if has + wish.quantity > wish.per_user_limit:
+        return Permit(Verdict.LIMIT, has)
     if counter.told is None or len(counter.permits) >= PERMITS_MAX:
         return Permit(Verdict.UNSURE)
     free = counter.told.available - counter.units

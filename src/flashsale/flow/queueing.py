@@ -44,7 +44,7 @@ _MAY_GO = frozenset({Verdict.PERMITTED, Verdict.QUEUED})
 BUSY = Refused(Refusal.UNAVAILABLE, "The queue is busy: try again", {"retryAfterSeconds": 1})
 UNKNOWN = Refused(
     Refusal.UNAVAILABLE,
-    "The queue did not acknowledge this request: repeat it with the same key",
+    "The queue did not acknowledge this request: repeat it with the same key (without a key it may be another one)",
     {"retryAfterSeconds": 1},
 )
 
@@ -156,7 +156,24 @@ class Queueing:
             waits = [all(part) for part in parts]
         finally:
             for (asking, refused), waiting in zip(doubted, waits, strict=True):
-                self._answer(asking, asking.pending() if waiting else refused)
+                if waiting:
+                    self._answer(asking, asking.pending())
+                else:
+                    self._refuse(asking, refused)
+
+    def _refuse(self, asking: Asking, refused: Refused) -> None:
+        """A request that was in the queue before may have been decided since the ledger was asked: its permit is gone
+        then, and the gate knows no more than of anybody else's. So the ledger has the last word on a key."""
+        asking.answered = True
+        if asking.key is None:
+            self._answer(asking, refused)
+        else:
+            self._ledger.refuse(asking.attempt(self._ledger), partial(self._last_word, asking, refused))
+
+    def _last_word(self, asking: Asking, refused: Refused, outcome: Outcome) -> None:
+        decided = isinstance(outcome, Decided) and bool(outcome.reservations)
+        final = isinstance(outcome, Refused) and outcome.refusal in _FINAL
+        self._answer(asking, outcome if decided or final else refused)
 
     # The gate.
 
@@ -239,7 +256,7 @@ class Queueing:
         self._give_back(asking, verdicts)
         for item, permit in zip(asking.request.items, permits, strict=True):
             if permit.verdict not in _MAY_GO and permit.verdict is not Verdict.UNSURE:
-                self._answer(asking, self._refusal(asking, item, permit))
+                self._refuse(asking, self._refusal(asking, item, permit))
                 return True
         return False
 
@@ -247,17 +264,19 @@ class Queueing:
         if permit.verdict is Verdict.KEY_REUSED:
             return key_reused(asking.key)
         if permit.verdict is Verdict.SOLD_OUT:
-            return sold_out(item.sku_id, item.quantity, max(permit.available, 0))
+            return sold_out(item.sku_id, item.quantity, max(permit.units, 0))
         limit = self._limit(asking.request, item)
-        details = {"skuId": item.sku_id, "limit": limit, "alreadyHeld": limit}
-        message = f"Purchase limit of {item.sku_id} is {limit}; your earlier requests are still to be decided"
+        details = {"skuId": item.sku_id, "limit": limit, "alreadyHeld": permit.units}
+        message = (
+            f"Purchase limit of {item.sku_id} is {limit}; in requests that are still to be decided: {permit.units}"
+        )
         return Refused(Refusal.LIMIT_EXCEEDED, message, details)
 
     # The queue.
 
     def _append(self, asking: Asking) -> None:
-        asking.answered = True
         self._queue.append(asking.request, partial(self._appended, asking))
+        asking.answered = True
 
     def _appended(self, asking: Asking, acknowledged: bool) -> None:
         request = asking.request

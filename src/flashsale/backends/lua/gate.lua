@@ -74,7 +74,7 @@ end
 
 local function refuse(product, user, quantity, limit)
   local has = tonumber(redis.call('HGET', product.users, user)) or 0
-  if has + quantity > limit then return {'LIMIT', 0} end
+  if has + quantity > limit then return {'LIMIT', has} end
   if not product.available or product.outstanding >= PERMITS_MAX then return {'UNSURE', 0} end
   local free = product.available - product.units
   if free < quantity then
