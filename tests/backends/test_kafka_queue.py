@@ -217,13 +217,20 @@ async def test_what_is_done_is_committed_when_its_consumer_closes(made):
     assert committed(made) == positions_of(*batches)
 
 
-async def test_whoever_takes_from_a_queue_that_is_closed_is_told(made):
+async def test_whoever_takes_from_a_queue_that_is_closed_is_told(made, monkeypatch):
     deliveries = await made.deliveries()
+    rings = deliveries._ring
+
+    def ring_and_linger() -> None:
+        rings()
+        time.sleep(0.1)  # the thread is not gone yet when it is heard
+
+    monkeypatch.setattr(deliveries, "_ring", ring_and_linger)
     taking = asyncio.ensure_future(deliveries.take())
     await asyncio.sleep(0)
     await deliveries.close()
     with pytest.raises(BrokerUnavailable, match="closed"):
-        await taking
+        await asyncio.wait_for(taking, 5)
 
 
 # -- Consumers that die, stop and come.

@@ -85,6 +85,8 @@ class KafkaDeliveries:
         self._changed = threading.Condition()
         """Guards the slices; told when a batch is done."""
         self._closing = threading.Event()
+        self._ended = threading.Event()
+        """Nothing will come any more. The thread itself still lives when it rings for the last time."""
         self._sent: dict[Place, int] = {}
         self._commit_at = 0.0
         self._down = False
@@ -95,7 +97,7 @@ class KafkaDeliveries:
         """Raises BrokerUnavailable when nothing can come any more."""
         self._asked += 1
         try:
-            while self._thread.is_alive():
+            while not self._ended.is_set():
                 with self._changed:
                     batch = self._slices.take(time.monotonic())
                 if batch is not None:
@@ -129,6 +131,7 @@ class KafkaDeliveries:
                 self._serve()
         finally:
             self.trouble = self.trouble or "closed"
+            self._ended.set()
             self._ring()
 
     def _serve(self) -> None:
