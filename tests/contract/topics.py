@@ -5,6 +5,7 @@ from collections import defaultdict
 from typing import Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 PATIENCE_SECONDS = 20.0
 
@@ -17,6 +18,7 @@ class Topics:
         self._consumer = Consumer(
             {"bootstrap.servers": servers, "group.id": "test", "enable.auto.commit": False, "log_level": 0}
         )
+        self._admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
         self._read: defaultdict[str, list[bytes]] = defaultdict(list)
         self._number = 0
         self._known: set[tuple[str, int]] = set()
@@ -35,14 +37,15 @@ class Topics:
     def read_all(self) -> dict[str, list[bytes]]:
         """What has arrived until now."""
         self._follow()
-        return self.read(sum(self._end(each) for each in self._assigned()))
+        return self.read(sum(self._ends()))
 
-    def _end(self, part: TopicPartition) -> int:
-        """A broker that has just started again may have no leader for a moment."""
+    def _ends(self) -> list[int]:
+        """Of all partitions, asked at once. A broker that has just started again may have no leader for a moment."""
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
+            asked = self._admin.list_offsets({TopicPartition(*each): OffsetSpec.latest() for each in self._known})
             try:
-                return int(self._consumer.get_watermark_offsets(part, timeout=10)[1])
+                return [int(each.result().offset) for each in asked.values()]
             except KafkaException:
                 if time.monotonic() > until:
                     raise
@@ -56,9 +59,6 @@ class Topics:
         known = {(name, part) for name in self._names if name in made for part in made[name].partitions}
         self._consumer.incremental_assign([TopicPartition(*each, 0) for each in sorted(known - self._known)])
         self._known = known
-
-    def _assigned(self) -> list[TopicPartition]:
-        return [TopicPartition(*each, 0) for each in sorted(self._known)]
 
     def __enter__(self) -> Self:
         return self
