@@ -14,6 +14,7 @@ know the counters. An event's id is made of what it is about and its number: it 
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -152,4 +153,10 @@ def _of_event(row: Event) -> Published:
 def moment(ms: int) -> str:
     """RFC 3339 in UTC to the millisecond: `2026-01-15T10:02:00.000Z`."""
     seconds, milliseconds = divmod(ms, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _to_the_second(seconds: int) -> str:
+    """Thousands of events are of one second."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
