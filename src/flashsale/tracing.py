@@ -12,7 +12,7 @@ TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
 """Read it before anything is awaited or handed over: another task has another one."""
 
 _FORM = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.DOTALL
+    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.DOTALL
 ).fullmatch
 
 

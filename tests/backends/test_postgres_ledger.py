@@ -12,8 +12,10 @@ from core.shop import a_product, a_sale, an_attempt, refusal_of
 from servers.postgres import database_url
 from servers.proxy import Proxy
 
+from flashsale.backends.clock import HeardClock
 from flashsale.backends.postgres import session
-from flashsale.backends.postgres.connect import connect, migrate, require_current
+from flashsale.backends.postgres.connect import FAILING, connect, migrate, require_current
+from flashsale.backends.postgres.leases import STUCK_MS, PostgresLeases
 from flashsale.backends.postgres.ledger import PostgresLedger
 from flashsale.backends.postgres.session import Session
 from flashsale.core.catalogue import SwitchSale
@@ -265,3 +267,28 @@ async def test_a_server_that_does_not_answer_is_unavailable():
         with pytest.raises(LedgerUnavailable, match="PostgreSQL cannot be reached") as caught:
             await PostgresLedger.open(url, HandClock(), Audience(), 16, 16)
     assert "secret" not in str(caught.value)
+
+
+async def test_a_session_that_was_stopped_in_the_middle_of_a_copy_is_ended_and_its_products_are_free(tmp_path):
+    url = await database_of(tmp_path)
+    stopped = await connect(url)
+    await stopped.execute("BEGIN")
+    await stopped.execute("SELECT pg_advisory_xact_lock(1)")
+
+    async def half_a_row() -> AsyncIterator[bytes]:
+        yield b"half"
+        await asyncio.sleep(3600)
+
+    copying = asyncio.create_task(stopped.copy_to_table("pruned", source=half_a_row()))
+    leases = PostgresLeases(url, HeardClock())
+    other = await connect(url)
+    async with asyncio.timeout(3 * STUCK_MS / 1000):
+        while not await other.fetchval("SELECT pg_try_advisory_lock(1)"):
+            await leases.lease("sweep", "ann", 2_000)
+            await asyncio.sleep(0.1)
+    copying.cancel()
+    with pytest.raises((*FAILING, asyncio.CancelledError)):
+        await copying
+    stopped.terminate()
+    await leases.close()
+    await other.close()

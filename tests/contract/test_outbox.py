@@ -15,7 +15,9 @@ from msgspec.structs import replace
 from flashsale.core.catalogue import Restock
 from flashsale.core.event import Event, Told, Topic, published
 from flashsale.core.journal import Kind, Movement
+from flashsale.core.letter import DeadLetter
 from flashsale.core.questions import EventsAfter
+from flashsale.core.request import Item, Request, encode
 from flashsale.ports import Leases
 from flashsale.tracing import TRACE_ID
 
@@ -172,6 +174,17 @@ async def test_what_a_request_causes_has_its_trace_and_what_nobody_asked_for_has
         ("STOCK", "a"), ("RESERVE", "b"), ("RESERVE", "c"), ("RESERVE", None), ("order.created", "d"),
         ("RELEASE", "e"), ("order.cancelled", "e"), ("RELEASE", "f"), ("EXPIRE", None),
     ])  # fmt: skip
+
+
+async def test_what_a_dead_letter_becomes_has_the_trace_of_whoever_redrives_it(post):
+    await post.shop.opens()
+    waiting = Request(("res_dead",), "ann", "sale", (Item("lamp", 1),), 1, trace_id="a" * 32)
+    letter = DeadLetter("dlq_1", 0, "flashsale.requests", 0, 0, encode(waiting), "as if", 3, waiting.reservation_ids)
+    await post.shop.ledger.bury(letter, waiting)
+    with in_trace("b" * 32):
+        await post.shop.ledger.redrive("dlq_1", waiting, "operator")
+    told = [(row.kind if isinstance(row, Movement) else row.type, row.trace_id) for row in await post.everything()]
+    assert told[1:] == [("reservation.rejected", "a" * 32), ("request.dead", "a" * 32), ("RESERVE", "b" * 32)]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 1000])

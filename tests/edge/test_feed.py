@@ -53,11 +53,22 @@ async def test_an_event_has_the_trace_of_the_request_that_caused_it(shop: Shop, 
         (f"00-{TRACE}-{'0' * 16}-01", None),
         (f"00-{TRACE.upper()}-00f067aa0ba902b7-01", None),
         (f"00-{TRACE}-00f067aa0ba902b7-01x", None),
+        (f"00-{TRACE}-00f067aa0ba902b7-01-more", None),
         ("", None),
     ],
 )
 def test_a_trace_is_read_as_the_standard_says(traceparent: str, trace_id: str | None) -> None:
     assert trace_id_in(traceparent.encode()) == trace_id
+
+
+async def test_a_request_with_two_traces_has_none_and_is_answered_like_any_other(shop: Shop) -> None:
+    await shop.open()
+    two = [("traceparent", f"00-{each * 32}-00f067aa0ba902b7-01") for each in "ab"]
+    assert (await shop.ask("GET", "products", headers=two)).status_code == 200
+    body = {"skuId": "PHONE", "userId": "alice"}
+    assert (await shop.ask("POST", "reservations", body, headers=two)).status_code == 201
+    events = (await shop.operate("GET", "events?topic=flashsale.reservations")).json()["events"]
+    assert [event.get("traceId") for event in events] == [None]
 
 
 async def test_the_feed_and_a_broker_are_told_the_same(shop: Shop) -> None:

@@ -16,7 +16,7 @@ from flashsale.core.books import Line
 from flashsale.core.catalogue import Restock, SwitchSale
 from flashsale.core.dead_letters import attempt_of
 from flashsale.core.permits import FRESH_MS, Permit, Synchronised, Wish
-from flashsale.core.questions import StockOf
+from flashsale.core.questions import FindReservations, StockOf
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.request import Item, Request
 from flashsale.core.reservation import RequestKind, Status
@@ -270,6 +270,23 @@ async def test_a_request_that_is_decided_while_its_repeat_is_looked_at_is_answer
     monkeypatch.setattr(door.shop.ledger, "refuse", refuse)
     [row] = (await door.wants("ann", key="k")).reservations
     assert (row.reservation_id, row.status) == (first.reservation_ids[0], Status.RESERVED)
+
+
+async def test_whoever_repeats_when_the_ledger_cannot_say_is_told_to_try_again_and_not_that_it_is_sold_out(
+    door, monkeypatch
+):
+    await door.sells(UNITS)
+    asks = door.shop.ledger.find
+
+    async def away(query: object) -> object:
+        if isinstance(query, FindReservations):
+            raise LedgerUnavailable("nobody listens")
+        return await asks(query)
+
+    monkeypatch.setattr(door.shop.ledger, "find", away)
+    assert said(await door.wants("ann", key="k")) == "UNAVAILABLE"
+    monkeypatch.undo()
+    assert said(await door.wants("ann", key="k")) == "SOLD_OUT"
 
 
 async def test_whoever_asks_for_more_than_his_limit_hears_what_he_has_on_the_way(door):

@@ -61,7 +61,8 @@ def redrive(
     if letter is None:
         return not_found("deadLetterId", letter_id)
     slip = Slip(reservation_ids, now_ms, request.reservation_ids[0])
-    attempt = Attempt(request.user_id, request.sale_id, request.items, None, request.kind, slip)
+    items, kind = request.items, request.kind
+    attempt = Attempt(request.user_id, request.sale_id, items, None, kind, slip, books.trace_id)
     outcome = decide_queued(books, attempt, now_ms)
     if isinstance(outcome, Decided) and letter.redriven_at_ms is None:
         letter = replace(letter, redriven_as=reservation_ids, redriven_at_ms=now_ms)

@@ -5,10 +5,12 @@ what is asked for, and when it was taken into the queue. It is decided by the ru
 twice, and late; its ids make it one request.
 """
 
+import re
 from enum import StrEnum
 from hashlib import blake2b
 
 import msgspec
+from msgspec.structs import replace
 
 from flashsale.core.reservation import RequestKind
 
@@ -72,6 +74,7 @@ class Unreadable(ValueError):
     """A message that is no request; the text says why."""
 
 
+_TRACE_ID = re.compile("[0-9a-f]{32}").fullmatch
 _decode = msgspec.json.Decoder(Request).decode
 encode = msgspec.json.Encoder().encode
 
@@ -84,6 +87,8 @@ def decode(message: bytes) -> Request:
         raise Unreadable(str(error)) from error
     if fault := _fault(request):
         raise Unreadable(fault)
+    if request.trace_id is not None and not _TRACE_ID(request.trace_id):
+        return replace(request, trace_id=None)  # nothing is decided by it
     return request
 
 
@@ -98,7 +103,9 @@ def _fault(request: Request) -> str | None:
         return "items: must name each product once"
     if not all(1 <= item.quantity <= QUANTITY_MAX for item in request.items):
         return f"items: each quantity must be 1 to {QUANTITY_MAX}"
-    texts = (*request.reservation_ids, request.user_id, request.sale_id, *(item.sku_id for item in request.items))
+    texts = [*request.reservation_ids, request.user_id, request.sale_id, *(item.sku_id for item in request.items)]
+    if request.redrive_of is not None:
+        texts.append(request.redrive_of)
     if not all(0 < len(text) <= 255 and "\0" not in text for text in texts):
         return "an id is empty, too long or contains the character U+0000"
     return None

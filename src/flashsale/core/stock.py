@@ -101,7 +101,7 @@ def refuse_early(books: Books, attempt: Attempt, now_ms: int) -> Granted | Refus
     For shortcuts that keep a lost crowd away from the ledger's writer. Nothing is changed.
     """
     return (
-        _replay_queued(books, attempt, now_ms)
+        replay_queued(books, attempt, now_ms)
         or _replay(books, attempt, now_ms)
         or _refuse(books, attempt, _closed_of(books, attempt, now_ms))
     )
@@ -203,7 +203,7 @@ def _replay(books: Books, attempt: Attempt, now_ms: int) -> Granted | Refused | 
     return Granted(_in_order_of(attempt, earlier), now_ms, replayed=True)
 
 
-def _replay_queued(books: Books, attempt: Attempt, now_ms: int) -> Decided | Refused | None:
+def replay_queued(books: Books, attempt: Attempt, now_ms: int) -> Decided | Refused | None:
     """The rows of a queued request that was decided already, or given up. Its key has made its ids."""
     if attempt.slip is None:
         return None

@@ -17,16 +17,16 @@ from functools import partial
 
 import structlog
 
-from flashsale.core.books import Line
+from flashsale.core.books import Books, Line
 from flashsale.core.journal import Stock
 from flashsale.core.pending import CHANCE_BYTES, fresh_id, keyed_id, keyed_ids
 from flashsale.core.permits import Permit, Synchronised, Verdict, Wish
-from flashsale.core.questions import StockOf
+from flashsale.core.questions import FindReservations, StockOf
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.request import Item, Request
-from flashsale.core.reservation import RequestKind
+from flashsale.core.reservation import RequestKind, Reservation
 from flashsale.core.sale import Sale
-from flashsale.core.stock import Attempt, Decided, Pending, Slip, key_reused, sold_out
+from flashsale.core.stock import Attempt, Decided, Pending, Slip, key_reused, replay_queued, sold_out
 from flashsale.flow.storefront import Storefront, on_sale
 from flashsale.ports import Answer, Backlog, Clock, Gate, GateAway, LedgerUnavailable, Outcome, Queue, WholeLedger
 
@@ -88,6 +88,7 @@ class Queueing:
         self._chance = chance
         self._asking: list[Asking] = []
         self._doubted: list[tuple[Asking, Refused]] = []
+        self._refused: list[tuple[Asking, Refused]] = []
         self._in_queue: list[Wish] = []
         self._returned: dict[Line, list[str]] = {}
         self._on_the_way = 0
@@ -164,16 +165,38 @@ class Queueing:
     def _refuse(self, asking: Asking, refused: Refused) -> None:
         """A request that was in the queue before may have been decided since the ledger was asked: its permit is gone
         then, and the gate knows no more than of anybody else's. So the ledger has the last word on a key."""
-        asking.answered = True
         if asking.key is None:
             self._answer(asking, refused)
-        else:
-            self._ledger.refuse(asking.attempt(self._ledger), partial(self._last_word, asking, refused))
+            return
+        if not self._refused:
+            asyncio.get_running_loop().call_soon(self._look_once_more)
+        self._refused.append((asking, refused))
+        asking.answered = True
 
-    def _last_word(self, asking: Asking, refused: Refused, outcome: Outcome) -> None:
-        decided = isinstance(outcome, Decided) and bool(outcome.reservations)
-        final = isinstance(outcome, Refused) and outcome.refusal in _FINAL
-        self._answer(asking, outcome if decided or final else refused)
+    def _look_once_more(self) -> None:
+        refused, self._refused = self._refused, []
+        for start in range(0, len(refused), TOGETHER_MAX):
+            self._spawn(self._last_word(refused[start : start + TOGETHER_MAX]))
+
+    async def _last_word(self, refused: list[tuple[Asking, Refused]]) -> None:
+        """Where the ledger cannot say now, nobody is refused: the unit might be his."""
+        answers: list[Answer] = [BUSY] * len(refused)
+        try:
+            attempts = [asking.attempt(self._ledger) for asking, _ in refused]
+            books = Books({})
+            wanted = tuple(each for attempt in attempts if attempt.slip for each in attempt.slip.ids)
+            rows: list[Reservation] = await self._ledger.find(FindReservations(wanted))
+            books.reservations = {row.reservation_id: row for row in rows}
+            now_ms = self._clock.now_ms()
+            answers = [
+                replay_queued(books, attempt, now_ms) or why
+                for attempt, (_, why) in zip(attempts, refused, strict=True)
+            ]
+        except LedgerUnavailable:
+            pass
+        finally:
+            for (asking, _), answer in zip(refused, answers, strict=True):
+                self._answer(asking, answer)
 
     # The gate.
 

@@ -39,6 +39,8 @@ BY_INDEX = {
     "plan_cache_mode": "force_generic_plan",
 }
 FREELY = {"statement_timeout": "60s", "lock_timeout": "0"}
+AT_LEISURE = {"statement_timeout": "0", "lock_timeout": "0"}
+"""For a migration, which may go over every row there is."""
 
 LOST: tuple[type[Exception], ...] = (
     asyncpg.PostgresConnectionError,
@@ -68,13 +70,15 @@ FULL = (asyncpg.DiskFullError,)
 BUSY = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, asyncpg.OutOfMemoryError)
 
 
-async def connect(url: str, settings: Mapping[str, str] = BY_INDEX) -> Connection:
+async def connect(
+    url: str, settings: Mapping[str, str] = BY_INDEX, command_seconds: float | None = COMMAND_SECONDS
+) -> Connection:
     """Raises LedgerUnavailable when the server cannot be reached."""
     try:
         return await asyncpg.connect(
             url,
             timeout=CONNECT_SECONDS,
-            command_timeout=COMMAND_SECONDS,
+            command_timeout=command_seconds,
             server_settings={**SETTINGS, **settings},
             statement_cache_size=200,
             max_cached_statement_lifetime=0,
@@ -97,7 +101,7 @@ async def schema_version(db: Connection) -> int:
 
 async def migrate(url: str) -> list[str]:
     """Applies what is missing, each migration in a transaction of its own. Returns their names."""
-    db = await connect(url, FREELY)
+    db = await connect(url, AT_LEISURE, command_seconds=None)
     try:
         await db.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
         await db.execute("CREATE TABLE IF NOT EXISTS flashsale_schema (version integer PRIMARY KEY)")

@@ -4,13 +4,14 @@ A batch is loaded whole, decided whole and stored whole: few statements, whateve
 a journey to the server and back.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from flashsale.backends.postgres.connect import Connection
+from flashsale.backends.postgres.connect import COMMAND_SECONDS, Connection
 from flashsale.backends.queries import load_queries
 from flashsale.core.books import Books, Line
 from flashsale.core.event import Event
@@ -212,9 +213,10 @@ async def _store_new(db: Connection, new: Sequence[Reservation], seq: int) -> No
     lines: Counter[tuple[str, str, str]] = Counter()
     values = []
     for place, each in enumerate(new, 1):
-        request = (each.user_id, each.sale_id, each.request_key or "")
-        line = lines[request] if each.request_key is not None else None
-        lines[request] += 1
+        request, line = (each.user_id, each.sale_id, each.request_key or ""), None
+        if each.request_key is not None:
+            line = lines[request]
+            lines[request] += 1
         values.append((request, place, (*msgspec.structs.astuple(each), seq + place, line)))
     await _copy(db, "reservation", RESERVATION_COLUMNS, [each for *_, each in sorted(values)])
 
@@ -225,9 +227,14 @@ async def store_journal(db: Connection, movements: Sequence[Movement], seq: int)
 
 
 async def _copy(db: Connection, table: str, names: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
-    """COPY writes a page of rows at a time: half the cost of an INSERT from arrays, on both sides."""
+    """COPY writes a page of rows at a time: half the cost of an INSERT from arrays, on both sides.
+
+    The driver bounds all of its waits but the one for room to send in; and the server bounds none while it waits for
+    rows, so a process that is stopped here is ended by another (`leases.py`).
+    """
     if values:
-        await db.copy_records_to_table(table, records=values, columns=names)
+        async with asyncio.timeout(COMMAND_SECONDS):
+            await db.copy_records_to_table(table, records=values, columns=names)
 
 
 async def _store_changed(db: Connection, books: Books) -> None:
