@@ -37,6 +37,7 @@ EVENTS = {
     "a shard is back": "everything that is in it can be bought, paid and shown again",
     "a commit's answer was lost": "the connection broke during a commit; `committed` says what became of it",
     "the ledger's rows are locked by somebody else": "a lock was waited for too long; the batch was answered with 503",
+    "sessions that were stopped in the middle of a batch were ended": "a process was frozen; its products sell on",
     "events were pruned": "`rows` that were old, or too many, were forgotten; what they came to is kept",
     "movements that do not add up are kept": "the journal of a product is wrong: nothing of it is pruned; reconcile it",
     "the broker is away": "events wait in the ledger, sales go on; said once, until it is back",
