@@ -4,7 +4,6 @@ No framework, no coroutine: an answer that has to wait (for a commit, for a read
 the event loop. A `send` for a client that has gone must do nothing.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
@@ -31,6 +30,7 @@ from flashsale.edge.wire import (
     refusal,
     reservation,
 )
+from flashsale.flow.gathering import Gathering
 from flashsale.flow.storefront import Offer, Storefront
 from flashsale.flow.waiting import Waiting
 from flashsale.ports import Answer as Told
@@ -91,8 +91,7 @@ class HotRoutes:
         self._waiting = shop.waiting
         self.counts = shop.counts
         self._rendered: dict[str, _Rendered] = {}
-        self._questions: list[_Question] = []
-        self._reads: set[asyncio.Task[None]] = set()
+        self._questions = Gathering(self._read, READ_MAX)
 
     def reserve(
         self, body: bytes, key: bytes | None, user_header: bytes | None, path: str, send: Send, wait_seconds: int = 0
@@ -156,16 +155,7 @@ class HotRoutes:
         if user_id is not None and not is_user(user_id):
             send(self._refusal(invalid("userId", USER_FORM), path))
             return
-        if not self._questions:
-            asyncio.get_running_loop().call_soon(self._ask)
-        self._questions.append(_Question(reservation_id, user_id, path, send, wait_seconds))
-
-    def _ask(self) -> None:
-        questions, self._questions = self._questions, []
-        for start in range(0, len(questions), READ_MAX):
-            read = asyncio.create_task(self._read(questions[start : start + READ_MAX]))
-            self._reads.add(read)
-            read.add_done_callback(self._reads.discard)
+        self._questions.add(_Question(reservation_id, user_id, path, send, wait_seconds))
 
     async def _read(self, questions: list[_Question]) -> None:
         ids = tuple(dict.fromkeys(question.reservation_id for question in questions))

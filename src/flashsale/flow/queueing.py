@@ -10,8 +10,7 @@ shop window has to do, and whatever either of them says, the ledger decides.
 Everything that comes in one turn of the event loop goes together: one read, one call of the gate.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -27,6 +26,7 @@ from flashsale.core.request import Item, Request
 from flashsale.core.reservation import RequestKind, Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Decided, Pending, Slip, key_reused, replay_queued, sold_out
+from flashsale.flow.gathering import Gathering
 from flashsale.flow.storefront import Storefront, on_sale
 from flashsale.ports import Answer, Backlog, Clock, Gate, GateAway, LedgerUnavailable, Outcome, Queue, WholeLedger
 
@@ -86,13 +86,12 @@ class Queueing:
         self._storefront = storefront
         self._clock = clock
         self._chance = chance
-        self._asking: list[Asking] = []
-        self._doubted: list[tuple[Asking, Refused]] = []
-        self._refused: list[tuple[Asking, Refused]] = []
-        self._in_queue: list[Wish] = []
-        self._returned: dict[Line, list[str]] = {}
+        self._asking = Gathering(self._permitted, TOGETHER_MAX)
+        self._doubted = Gathering(self._told_apart, TOGETHER_MAX)
+        self._refused = Gathering(self._last_word, TOGETHER_MAX)
+        self._in_queue = Gathering(self._prolong, TOGETHER_MAX)
+        self._returned = Gathering(self._settle_returned, TOGETHER_MAX)
         self._on_the_way = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def request(
         self, user_id: str, sale: Sale, items: tuple[Item, ...], key: str | None, kind: RequestKind, reply: Told,
@@ -139,22 +138,17 @@ class Queueing:
         """Refused as it is now; but a request that is in the queue already has been taken in, and waits."""
         if self._gate is None or asking.key is None:
             self._answer(asking, refused)
-            return
-        if not self._doubted:
-            asyncio.get_running_loop().call_soon(self._look_in_the_queue, self._gate)
-        self._doubted.append((asking, refused))
+        else:
+            self._doubted.add((asking, refused))
 
-    def _look_in_the_queue(self, gate: Gate) -> None:
-        doubted, self._doubted = self._doubted, []
-        for start in range(0, len(doubted), TOGETHER_MAX):
-            self._spawn(self._told_apart(gate, doubted[start : start + TOGETHER_MAX]))
-
-    async def _told_apart(self, gate: Gate, doubted: list[tuple[Asking, Refused]]) -> None:
+    async def _told_apart(self, doubted: list[tuple[Asking, Refused]]) -> None:
         waits = [False] * len(doubted)
         try:
-            found = iter(await gate.queued([wish for asking, _ in doubted for wish in self._wished(asking)]))
-            parts = [[next(found) for _ in asking.request.items] for asking, _ in doubted]
-            waits = [all(part) for part in parts]
+            with suppress(GateAway):
+                wishes = [wish for asking, _ in doubted for wish in self._wished(asking)]
+                found = iter(await self._there.queued(wishes))
+                parts = [[next(found) for _ in asking.request.items] for asking, _ in doubted]
+                waits = [all(part) for part in parts]
         finally:
             for (asking, refused), waiting in zip(doubted, waits, strict=True):
                 if waiting:
@@ -168,15 +162,8 @@ class Queueing:
         if asking.key is None:
             self._answer(asking, refused)
             return
-        if not self._refused:
-            asyncio.get_running_loop().call_soon(self._look_once_more)
-        self._refused.append((asking, refused))
+        self._refused.add((asking, refused))
         asking.answered = True
-
-    def _look_once_more(self) -> None:
-        refused, self._refused = self._refused, []
-        for start in range(0, len(refused), TOGETHER_MAX):
-            self._spawn(self._last_word(refused[start : start + TOGETHER_MAX]))
 
     async def _last_word(self, refused: list[tuple[Asking, Refused]]) -> None:
         """Where the ledger cannot say now, nobody is refused: the unit might be his."""
@@ -198,52 +185,50 @@ class Queueing:
             for (asking, _), answer in zip(refused, answers, strict=True):
                 self._answer(asking, answer)
 
-    # The gate.
+    # The gate. What follows is only asked for where there is one: it comes through `_ask`.
+
+    @property
+    def _there(self) -> Gate:
+        assert self._gate is not None
+        return self._gate
 
     def _ask(self, asking: Asking) -> None:
         if self._gate is None:
             self._append(asking)
-            return
-        if not self._asking:
-            asyncio.get_running_loop().call_soon(self._begin, self._gate)
-        self._asking.append(asking)
+        else:
+            self._asking.add(asking)
 
-    def _begin(self, gate: Gate) -> None:
-        asking, self._asking = self._asking, []
-        for start in range(0, len(asking), TOGETHER_MAX):
-            self._spawn(self._permitted(gate, asking[start : start + TOGETHER_MAX]))
-
-    async def _permitted(self, gate: Gate, asking: list[Asking]) -> None:
+    async def _permitted(self, asking: list[Asking]) -> None:
         try:
-            for each in await self._unsure_of(gate, asking):
+            for each in await self._unsure_of(asking):
                 self._append(each)  # nobody can say now: the ledger will
         finally:
             for each in asking:  # a mistake of ours leaves nobody without an answer
                 if not each.answered:
                     self._answer(each, UNKNOWN)
 
-    async def _unsure_of(self, gate: Gate, asking: list[Asking]) -> list[Asking]:
+    async def _unsure_of(self, asking: list[Asking]) -> list[Asking]:
         """Sends on all of whom the gate is sure, and gives back the others."""
         try:
-            unsure = self._taken_up(asking, await self._permits(gate, asking))
+            unsure = self._taken_up(asking, await self._permits(asking))
             if not unsure:
                 return []
-            await self._synchronise(gate, unsure)
-            return self._taken_up(unsure, await self._permits(gate, unsure))
+            await self._synchronise(unsure)
+            return self._taken_up(unsure, await self._permits(unsure))
         except (GateAway, LedgerUnavailable):
             return [each for each in asking if not each.answered]
 
-    async def _permits(self, gate: Gate, asking: list[Asking]) -> list[list[Permit]]:
-        permits = iter(await gate.permit([wish for each in asking for wish in self._wished(each)]))
+    async def _permits(self, asking: list[Asking]) -> list[list[Permit]]:
+        permits = iter(await self._there.permit([wish for each in asking for wish in self._wished(each)]))
         return [[next(permits) for _ in each.request.items] for each in asking]
 
-    async def _synchronise(self, gate: Gate, asking: list[Asking]) -> None:
+    async def _synchronise(self, asking: list[Asking]) -> None:
         """Tells the gate what there is: nobody has lately."""
         rows: list[Stock] = []
         for sale_id in {each.request.sale_id for each in asking}:
             found: list[Stock] = await self._ledger.find(StockOf(sale_id))
             rows += found
-        await gate.synchronise([synchronised(row) for row in rows])
+        await self._there.synchronise([synchronised(row) for row in rows])
 
     def _wished(self, asking: Asking) -> list[Wish]:
         """Made once: the gate is asked with them, and told of them when they are in the queue."""
@@ -308,30 +293,28 @@ class Queueing:
             self._answer(asking, UNKNOWN)
             return
         if self._gate is not None:
-            if not self._in_queue:
-                asyncio.get_running_loop().call_soon(self._prolong, self._gate)
-            self._in_queue += self._wished(asking)
+            self._in_queue.add(*self._wished(asking))
         self._answer(asking, asking.pending())
 
-    def _prolong(self, gate: Gate) -> None:
-        wishes, self._in_queue = self._in_queue, []
-        for start in range(0, len(wishes), TOGETHER_MAX):
-            self._spawn(gate.appended(wishes[start : start + TOGETHER_MAX]))
+    async def _prolong(self, wishes: list[Wish]) -> None:
+        with suppress(GateAway):  # which it says itself; the permits lapse
+            await self._there.appended(wishes)
 
     def _give_back(self, asking: Asking, verdicts: Sequence[Verdict]) -> None:
         """What was permitted and is not appended needs no permit any more. One that is not given back lapses."""
         request = asking.request
-        if self._gate is None or Verdict.PERMITTED not in verdicts:
+        if self._gate is None:
             return
-        if not self._returned:
-            asyncio.get_running_loop().call_soon(self._settle_returned, self._gate)
         for reservation_id, item, verdict in zip(request.reservation_ids, request.items, verdicts, strict=True):
             if verdict is Verdict.PERMITTED:
-                self._returned.setdefault((request.sale_id, item.sku_id), []).append(reservation_id)
+                self._returned.add(((request.sale_id, item.sku_id), reservation_id))
 
-    def _settle_returned(self, gate: Gate) -> None:
-        returned, self._returned = self._returned, {}
-        self._spawn(gate.settle(list(returned.items()), ()))
+    async def _settle_returned(self, permits: list[tuple[Line, str]]) -> None:
+        lines: dict[Line, list[str]] = {}
+        for line, reservation_id in permits:
+            lines.setdefault(line, []).append(reservation_id)
+        with suppress(GateAway):
+            await self._there.settle(list(lines.items()), ())
 
     def _answer(self, asking: Asking, answer: Answer) -> None:
         self._on_the_way -= 1
@@ -340,16 +323,6 @@ class Queueing:
             asking.reply(answer)
         except Exception:
             log.exception("an answer could not be delivered")
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(_in_peace(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-async def _in_peace(work: Awaitable[None]) -> None:
-    with suppress(GateAway):  # the gate says so itself; permits that are not given back lapse
-        await work
 
 
 def synchronised(row: Stock) -> Synchronised:
