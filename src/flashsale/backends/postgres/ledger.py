@@ -106,7 +106,7 @@ class PostgresLedger:
         try:
             db = await seat.require(await ledger._session.open())
             clock.hear(await db.fetchval(SQL["now"]))
-            ledger._sales = await rows.known_sales(db, {}, await db.fetch(SQL["versions"]))
+            ledger._sales = dict(await rows.known_sales(db, {}, await db.fetch(SQL["versions"])))
             ledger._secret = await queue.secret(db)
         except BaseException:
             await ledger.close()

@@ -133,12 +133,12 @@ async def load(
     return int(now_ms)
 
 
-async def known_sales(db: Connection, known: Mapping[str, Sale], versions: Sequence[Any]) -> dict[str, Sale]:
+async def known_sales(db: Connection, known: Mapping[str, Sale], versions: Sequence[Any]) -> Mapping[str, Sale]:
     """The sales of these `(sale_id, version, created_at_ms)`; terms are read only where their version is new."""
     now = {row[0]: (row[1], row[2]) for row in versions}
     fresh = [sale_id for sale_id, version in now.items() if _version(known.get(sale_id)) != version]
     if not fresh and len(now) == len(known):
-        return dict(known)
+        return known
     read = [sale_of(row[0]) for row in await db.fetch(SQL["terms"], fresh)] if fresh else []
     kept = {sale_id: sale for sale_id, sale in known.items() if sale_id in now}
     return kept | {sale.sale_id: sale for sale in read}

@@ -5,7 +5,7 @@ They run inside the writer's transaction. The time is taken here, after the writ
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -55,7 +55,7 @@ class Desk:
         """Whether the disk had no room for the last write."""
         self.next_expiry_ms = 0
         """Nothing that is held lapses before this time."""
-        self._trace_id: str | None = None
+        self.trace_id: str | None = None
         """Of the move that is being made."""
 
     def begin(self) -> None:
@@ -83,22 +83,22 @@ class Desk:
 
     def traced(self, trace_id: str | None, move: Callable[["Desk"], T]) -> T:
         """Makes a move in the name of its request."""
-        before, self._trace_id = self._trace_id, trace_id
-        try:
-            return move(self)
-        finally:
-            self._trace_id = before
+        self.trace_id = trace_id
+        return move(self)
+
+    def books(self, reservation_ids: Iterable[str] = (), order_ids: Iterable[str] = ()) -> Books:
+        """Those of a move."""
+        books = rows.books_of(self.db, self.sales, reservation_ids, order_ids)
+        books.trace_id = self.trace_id
+        return books
 
     def store_journal(self, movements: Sequence[Movement]) -> None:
-        rows.store_journal(self.db, [each._replace(trace_id=self._trace_id) for each in movements])
+        rows.store_journal(self.db, [each._replace(trace_id=self.trace_id) for each in movements])
 
     def store(self, books: Books) -> None:
         if books.unchanged:
             return
         self.wrote = True
-        if self._trace_id is not None:
-            books.journal = [each._replace(trace_id=self._trace_id) for each in books.journal]
-            books.events = [replace(each, trace_id=self._trace_id) for each in books.events]
         rows.store(self.db, books, self.by_user)
         for reservation in books.new_reservations:
             if reservation.expires_at_ms < self.next_expiry_ms:
@@ -125,9 +125,9 @@ def _expire(desk: Desk, attempts: Sequence[Attempt] = ()) -> int:
         buyers = {(attempt.user_id, attempt.sale_id) for attempt in attempts}
         users = array((place(*buyer), *buyer) for buyer in buyers)
         ids += [row[0] for row in desk.db.execute(SQL["lapsed_ids_of_users"], (users, now_ms))]
-    books = rows.books_of(desk.db, desk.sales, ids)
+    books = rows.books_of(desk.db, desk.sales, ids)  # of no trace: nobody asked for it
     released = exits.expire(books, now_ms)
-    desk.traced(None, lambda its: its.store(books))  # nobody asked for it
+    desk.store(books)
     (next_ms,) = desk.db.execute(SQL["next_expiry"]).fetchone()
     desk.next_expiry_ms = FAR if next_ms is None else next_ms
     return released
@@ -145,14 +145,14 @@ def expire(desk: Desk, refusals: Counter[tuple[str, str]]) -> int:
 
 
 def release(desk: Desk, reservation_id: str, user_id: str | None) -> Reservation | Refused:
-    books = rows.books_of(desk.db, desk.sales, [reservation_id])
+    books = desk.books([reservation_id])
     outcome = exits.release(books, reservation_id, user_id, desk.clock.now_ms())
     desk.store(books)
     return outcome
 
 
 def withdraw(desk: Desk, reservation_id: str, user_id: str | None) -> Reservation | Refused:
-    books = rows.books_of(desk.db, desk.sales, [reservation_id])
+    books = desk.books([reservation_id])
     outcome = exits.withdraw(books, reservation_id, user_id, desk.clock.now_ms())
     desk.store(books)
     return outcome
@@ -165,7 +165,7 @@ def enqueue(desk: Desk, request: Request) -> None:
 
 
 def bury(desk: Desk, letter: DeadLetter, request: Request | None, place: int | None) -> None:
-    books = rows.books_of(desk.db, desk.sales, request.reservation_ids if request else ())
+    books = desk.books(request.reservation_ids if request else ())
     queue.load_letters(desk.db, books, [letter.letter_id])
     dead_letters.bury(books, letter, request, desk.clock.now_ms())
     if place is not None:
@@ -177,6 +177,7 @@ def redrive(desk: Desk, letter_id: str, request: Request, actor: str) -> Decided
     ids, now_ms = dead_letters.redriven_ids(desk.secret, letter_id, request), desk.clock.now_ms()
     attempt = dead_letters.attempt_of(replace(request, reservation_ids=ids))
     books = rows.books_of_attempts(desk.db, desk.sales, [attempt])
+    books.trace_id = desk.trace_id
     queue.load_letters(desk.db, books, [letter_id])
     outcome = dead_letters.redrive(books, letter_id, request, ids, actor, now_ms)
     desk.store(books)
@@ -184,7 +185,7 @@ def redrive(desk: Desk, letter_id: str, request: Request, actor: str) -> Decided
 
 
 def open_order(desk: Desk, checkout: Checkout) -> Opened | Refused:
-    books = rows.books_of(desk.db, desk.sales, checkout.reservation_ids)
+    books = desk.books(checkout.reservation_ids)
     rows.add_claims(desk.db, books, checkout.provider, checkout.transaction_id)
     outcome = find_or_open(books, checkout, desk.clock.now_ms(), desk.new_id)
     desk.store(books)
@@ -205,7 +206,7 @@ def settle(desk: Desk, fact: PaymentFact | RefundFact | PutOff) -> Opened | None
 def _settle_payment(desk: Desk, fact: PaymentFact) -> Opened:
     _expire(desk)  # late money may be honoured with a unit whose time is over
     (order_id,) = desk.db.execute(SQL["order_of_payment"], (fact.payment_id,)).fetchone()
-    books = rows.books_of(desk.db, desk.sales, order_ids=[order_id])
+    books = desk.books(order_ids=[order_id])
     payment = books.payments[fact.payment_id]
     rows.add_claims(desk.db, books, payment.provider, payment.transaction_id)
     now_ms = desk.clock.now_ms()
@@ -218,7 +219,7 @@ def _settle_payment(desk: Desk, fact: PaymentFact) -> Opened:
 
 def _settle_refund(desk: Desk, fact: RefundFact) -> None:
     (order_id,) = desk.db.execute(SQL["order_of_refund"], (fact.refund_id,)).fetchone()
-    books = rows.books_of(desk.db, desk.sales, order_ids=[order_id])
+    books = desk.books(order_ids=[order_id])
     settlement.refunded(books, fact.refund_id, desk.clock.now_ms())
     desk.store(books)
 
@@ -233,7 +234,7 @@ def _put_off(desk: Desk, step: PutOff) -> None:
 
 
 def cancel_order(desk: Desk, order_id: str, user_id: str | None, reason: str) -> Order | Refused:
-    books = rows.books_of(desk.db, desk.sales, order_ids=[order_id])
+    books = desk.books(order_ids=[order_id])
     outcome = settlement.cancel_order(books, order_id, user_id, reason, desk.clock.now_ms(), desk.new_id)
     desk.store(books)
     return outcome
