@@ -80,3 +80,16 @@ async def test_in_a_database_a_request_that_was_granted_before_its_key_moved_fin
     outcome = await answered(ledger.reserve, an_attempt("ann", ("lamp", 1), ("fan", 1), key="k"))
     assert [each.reservation_id for each in outcome.reservations] == ["res_lamp", "res_fan"]
     await ledger.close()
+
+
+async def test_a_migration_may_take_as_long_as_it_takes(tmp_path, monkeypatch):
+    url, connects, settings = await database_of(tmp_path), asyncpg.connect, {}
+
+    async def noted(*args: object, **options: object) -> asyncpg.Connection:
+        settings.update(options)
+        return await connects(*args, **options)
+
+    monkeypatch.setattr(asyncpg, "connect", noted)
+    await migrate_database(url)
+    assert settings["command_timeout"] is None
+    assert settings["server_settings"]["statement_timeout"] == "0"
