@@ -26,6 +26,7 @@ from flashsale.core.request import Item, Unreadable, decode
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Decided
+from flashsale.core.visitor import Visitor
 from flashsale.counts import Counts
 from flashsale.flow import consume, expire, prune, publish, settle, waiting
 from flashsale.flow.consume import Consuming
@@ -145,20 +146,21 @@ class Engine:
         """What the ids of queued reservations are sealed with."""
         return self.ledger.secret
 
-    def reserve_soon(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
+    def reserve_soon(self, visitor: Visitor, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
         """The hot path: `reply` gets the outcome on the event loop, once it is durable. No task, no future."""
-        self._reserving.reserve(user_id, sku_id, quantity, key, reply)
+        self._reserving.reserve(visitor, sku_id, quantity, key, reply)
 
-    async def reserve(self, user_id: str, sku_id: str, quantity: int = 1, key: str | None = None) -> Answer:
-        """Holds units for a user. With a key it can be repeated: the same key gets the same reservation."""
+    async def reserve(self, visitor: Visitor | str, sku_id: str, quantity: int = 1, key: str | None = None) -> Answer:
+        """Holds units for a visitor, or for a user of whom nothing else is known. With a key it can be repeated: the
+        same key gets the same reservation."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._reserving.reserve(user_id, sku_id, quantity, key, _into(future))
+        self._reserving.reserve(_visitor(visitor), sku_id, quantity, key, _into(future))
         return await future
 
-    async def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None = None) -> Answer:
+    async def reserve_cart(self, visitor: Visitor | str, items: tuple[Item, ...], key: str | None = None) -> Answer:
         """Holds several products of one sale: all of them or none."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._reserving.reserve_cart(user_id, items, key, _into(future))
+        self._reserving.reserve_cart(_visitor(visitor), items, key, _into(future))
         return await future
 
     async def reservation(self, reservation_id: str, user_id: str | None = None) -> Reservation | Refused:
@@ -235,6 +237,10 @@ class Engine:
     async def find(self, query: Query[T]) -> T:
         """Any question of `ports` to the ledger."""
         return await self.ledger.find(query)
+
+
+def _visitor(named: Visitor | str) -> Visitor:
+    return named if isinstance(named, Visitor) else Visitor(named)
 
 
 def _into(future: asyncio.Future[Answer]) -> Told:

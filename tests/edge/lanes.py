@@ -17,8 +17,10 @@ from flashsale.core.questions import FindReservations
 from flashsale.core.reservation import Reservation, Status
 from flashsale.core.sale import Product, Sale
 from flashsale.core.stock import Granted, sold_out
+from flashsale.core.visitor import Visitor
 from flashsale.counts import Counts
 from flashsale.edge.hot_routes import HotRoutes
+from flashsale.edge.identity import Said
 from flashsale.edge.server import HttpServer
 from flashsale.edge.wire import Answer, layout
 from flashsale.flow.storefront import Storefront
@@ -58,7 +60,7 @@ class SlowShop:
     def stock(self, **available: int) -> None:
         self.storefront.stock_changed([Stock("S1", sku, total) for sku, total in available.items()])
 
-    def reserve_soon(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Any) -> None:
+    def reserve_soon(self, visitor: Visitor, sku_id: str, quantity: int, key: str | None, reply: Any) -> None:
         self.traces.append(TRACE_ID.get())
         if sku_id == "GONE":
             reply(sold_out(sku_id, quantity, 0))
@@ -66,7 +68,16 @@ class SlowShop:
         now_ms = self.clock.now_ms()
         number = len(self.reservations)
         made = Reservation(
-            f"res_{number}", user_id, "S1", sku_id, quantity, Status.RESERVED, 99_999, "USD", now_ms, now_ms + 120_000
+            f"res_{number}",
+            visitor.user_id,
+            "S1",
+            sku_id,
+            quantity,
+            Status.RESERVED,
+            99_999,
+            "USD",
+            now_ms,
+            now_ms + 120_000,
         )
         self.reservations[made.reservation_id] = made
         outcome = Granted([made], now_ms, replayed=key == "again")
@@ -122,7 +133,7 @@ class App:
         if path == "/nothing":
             await _send(send, Answer(204, b""))
         elif method == "POST" and path == "/api/v1/reservations":
-            await _send(send, await self._hot(self.hot.reserve, body, headers.get(b"idempotency-key"), headers, path))
+            await _send(send, await self._hot(self.hot.reserve, body, headers, path))
         elif path.endswith("/availability"):
             await _send(send, self.hot.availability(path.split("/")[-2], path))
         elif path.startswith("/api/v1/reservations/"):
@@ -134,7 +145,7 @@ class App:
     async def _hot(self, route: Any, *args: Any) -> Answer:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         route(
-            *(each.get(b"x-user-id") if isinstance(each, dict) else each for each in args),
+            *(_said(each) if isinstance(each, dict) else each for each in args),
             lambda got: answer.done() or answer.set_result(got),
         )
         return await answer
@@ -149,6 +160,10 @@ class App:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         return body
+
+
+def _said(headers: dict[bytes, bytes]) -> Said:
+    return Said(headers.get(b"x-user-id"), headers.get(b"idempotency-key"), headers.get(b"x-flashsale-pass"))
 
 
 async def _send(send: Any, answer: Answer, head: bool = False) -> None:

@@ -13,6 +13,7 @@ from flashsale.core.refusal import Refusal
 from flashsale.core.request import Item
 from flashsale.core.sale import Switch
 from flashsale.core.stock import Granted
+from flashsale.core.visitor import Visitor
 from flashsale.flow.expire import sweep
 from flashsale.flow.reserve import Reserving
 from flashsale.flow.storefront import Storefront
@@ -37,12 +38,12 @@ class Window:
 
     async def wants(self, user: str, sku_id: str = "lamp", quantity: int = 1, key: str | None = None):
         future = asyncio.get_running_loop().create_future()
-        self.reserving.reserve(user, sku_id, quantity, key, future.set_result)
+        self.reserving.reserve(Visitor(user), sku_id, quantity, key, future.set_result)
         return await future
 
     async def wants_all(self, user: str, *items: tuple[str, int], key: str | None = None):
         future = asyncio.get_running_loop().create_future()
-        self.reserving.reserve_cart(user, tuple(Item(*item) for item in items), key, future.set_result)
+        self.reserving.reserve_cart(Visitor(user), tuple(Item(*item) for item in items), key, future.set_result)
         return await future
 
     def shows(self, sku_id: str = "lamp") -> int:

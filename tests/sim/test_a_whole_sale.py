@@ -25,6 +25,7 @@ from flashsale.core.refusal import Refusal
 from flashsale.core.reservation import Status
 from flashsale.core.sale import LatePayment
 from flashsale.core.stock import Granted
+from flashsale.core.visitor import Visitor
 from flashsale.flow.expire import sweep
 from flashsale.flow.reserve import Reserving
 from flashsale.flow.settle import Settling
@@ -100,7 +101,7 @@ class World:
 
     async def _wants(self, user: str, sku_id: str, key: str | None) -> Any:
         future = asyncio.get_running_loop().create_future()
-        self.reserving.reserve(user, sku_id, 1, key, future.set_result)
+        self.reserving.reserve(Visitor(user), sku_id, 1, key, future.set_result)
         outcome = await future
         self._hears(user, outcome)
         return outcome

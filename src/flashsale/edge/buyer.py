@@ -13,8 +13,9 @@ from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.request import Item
 from flashsale.core.stock import Granted
 from flashsale.edge import schema, views
-from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, caller, request_key
+from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, caller, request_key, said_in
 from flashsale.edge.hot_routes import HotRoutes, Send
+from flashsale.edge.identity import visitor
 from flashsale.edge.queued import WAIT_SECONDS_MAX, CartState, ReservationState, wait_seconds
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import Answer, availability, cart, invalid_fields, reservation
@@ -81,16 +82,18 @@ class Buyer:
 
     async def reserve(self, ask: Ask) -> Answer:
         body = await ask.body()
-        key, user = ask.header(b"idempotency-key"), ask.header(b"x-user-id")
-        wait = _wait_seconds(ask)
-        return await _answered(lambda send: self._hot.reserve(body, key, user, ask.path, send, wait))
+        said, wait = said_in(ask), _wait_seconds(ask)
+        return await _answered(lambda send: self._hot.reserve(body, said, ask.path, send, wait))
 
     async def reserve_cart(self, ask: Ask) -> Answer | Refused:
         wish = await ask.read(schema.CartBody)
         user_id, key = caller(ask, wish.user_id), request_key(ask, wish.request_key)
         if user_id is None:
             return invalid("userId", "is required, here or in header X-User-ID")
-        wait, outcome = _wait_seconds(ask), await self._engine.reserve_cart(user_id, _items(wish), key)
+        wait, outcome = (
+            _wait_seconds(ask),
+            await self._engine.reserve_cart(visitor(user_id, said_in(ask)), _items(wish), key),
+        )
         if isinstance(outcome, Refused):
             return outcome
         if isinstance(outcome, Granted):
@@ -99,8 +102,8 @@ class Buyer:
 
     async def reservation(self, ask: Ask) -> Answer:
         wait = ask.number("wait", 0, WAIT_SECONDS_MAX)
-        reservation_id, user = ask.params["reservationId"], ask.header(b"x-user-id")
-        return await _answered(lambda send: self._hot.reservation(reservation_id, user, ask.path, send, wait))
+        reservation_id, said = ask.params["reservationId"], said_in(ask)
+        return await _answered(lambda send: self._hot.reservation(reservation_id, said, ask.path, send, wait))
 
     async def release(self, ask: Ask) -> Answer | Refused:
         released = await self._engine.release(ask.params["reservationId"], caller(ask))

@@ -17,6 +17,7 @@ import msgspec
 from litestar.types import HTTPReceiveMessage, Receive, Scope
 
 from flashsale.core.refusal import Refusal, Refused, invalid
+from flashsale.edge.identity import Said
 from flashsale.edge.schema import IN_WORDS
 from flashsale.edge.strict_json import parse_json
 from flashsale.edge.wire import Answer, Header, is_key, is_user
@@ -217,6 +218,11 @@ def _in_words(refused: Refused) -> Refused:
     [error] = refused.details["errors"]
     words = IN_WORDS.get(error["message"])
     return invalid(error["field"], words) if words else refused
+
+
+def said_in(ask: Ask) -> Said:
+    """The headers of a request that say who asks."""
+    return Said(ask.header(b"x-user-id"), ask.header(b"idempotency-key"), ask.header(b"x-flashsale-pass"))
 
 
 # Identity `open`: the request says who is asking

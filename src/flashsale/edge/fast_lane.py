@@ -20,6 +20,7 @@ from flashsale.counts import Counts
 from flashsale.edge.connection import NOTHING, Connection
 from flashsale.edge.guard import Guard
 from flashsale.edge.hot_routes import HotRoutes
+from flashsale.edge.identity import NOTHING_SAID, Said
 from flashsale.edge.wire import Answer, Header, layout, rendered
 from flashsale.ports import Clock
 from flashsale.tracing import TRACE_ID, trace_id_in
@@ -38,11 +39,11 @@ _RESERVATION_URL = re.compile(rb"/api/v1/reservations/(res_[A-Za-z0-9]{1,64})").
 
 _HOST_FORM = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?").fullmatch
 
-_LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL, _HOST, _TRACE = range(1, 8)
+_LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL, _HOST, _TRACE, _PASS = range(1, 9)
 _KINDS = {
     b"host": _HOST, b"content-length": _LENGTH, b"idempotency-key": _KEY, b"x-user-id": _USER,
     b"connection": _CONNECTION, b"prefer": _UNUSUAL, b"transfer-encoding": _UNUSUAL, b"expect": _UNUSUAL,
-    b"upgrade": _UNUSUAL, b"traceparent": _TRACE,
+    b"upgrade": _UNUSUAL, b"traceparent": _TRACE, b"x-flashsale-pass": _PASS,
 }  # fmt: skip
 
 
@@ -131,8 +132,7 @@ class FastLane(Connection):
         """Which hot route that is for."""
         # Of the hot message being received:
         self.subject = ""
-        self.key: bytes | None = None
-        self.user: bytes | None = None
+        self.said = NOTHING_SAID
         self.trace: bytes | None = None
         self.keep_alive = True
 
@@ -169,7 +169,8 @@ class FastLane(Connection):
                 found[kind] = value
         length, host = int(found.get(_LENGTH, -1)), found.get(_HOST)
         if plain and host is not None and (host in self.lane.hosts or self.lane.is_host(host)):
-            self.key, self.user, self.trace = found.get(_KEY), found.get(_USER), found.get(_TRACE)
+            self.said = Said(found.get(_USER), found.get(_KEY), found.get(_PASS))
+            self.trace = found.get(_TRACE)
             self.hot = self._route(length, _CONNECTION in found)
         return length
 
@@ -202,28 +203,27 @@ class FastLane(Connection):
         if self.busy or self.line or self.flow.write_paused:
             path = self.url.decode()
             self.line.append(
-                partial(self._work, self.hot, self.subject, path, self.body, self.key, self.user, self.deaf, self.trace)
+                partial(self._work, self.hot, self.subject, path, self.body, self.said, self.deaf, self.trace)
             )
         elif self.hot == RESERVE:
             self.busy, self.close_after, self.working = True, self.deaf, RESERVE
             TRACE_ID.set(trace_id_in(self.trace))
-            self.routes.reserve(self.body, self.key, self.user, _RESERVE_PATH, self._answer)  # type: ignore[union-attr]
+            self.routes.reserve(self.body, self.said, _RESERVE_PATH, self._answer)  # type: ignore[union-attr]
         else:
-            self._work(self.hot, self.subject, self.url.decode(), b"", None, self.user, self.deaf, None)
+            self._work(self.hot, self.subject, self.url.decode(), b"", self.said, self.deaf, None)
 
     def _work(
-        self, hot: int, subject: str, path: str, body: bytes, key: bytes | None, user: bytes | None, close: bool,
-        trace: bytes | None,
-    ) -> None:  # fmt: skip
+        self, hot: int, subject: str, path: str, body: bytes, said: Said, close: bool, trace: bytes | None
+    ) -> None:
         self.busy, self.close_after, self.working = True, close, hot
         assert self.routes is not None
         if hot == RESERVE:
             TRACE_ID.set(trace_id_in(trace))
-            self.routes.reserve(body, key, user, path, self._answer)
+            self.routes.reserve(body, said, path, self._answer)
         elif hot == AVAILABILITY:
             self._answer(self.routes.availability(subject, path))
         else:
-            self.routes.reservation(subject, user, path, self._answer)
+            self.routes.reservation(subject, said, path, self._answer)
 
     def _answer(self, answer: Answer) -> None:
         """Writes the answer of the hot request in work; does nothing when its client has gone."""

@@ -17,8 +17,10 @@ from flashsale.core.questions import FindReservations, Query
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.reservation import Reservation, is_bare
 from flashsale.core.stock import Decided, Granted, Pending
+from flashsale.core.visitor import Visitor
 from flashsale.counts import Counts
 from flashsale.edge import queued
+from flashsale.edge.identity import Said, visitor
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import (
     USER_FORM,
@@ -61,7 +63,7 @@ class Shop(Protocol):
     @property
     def counts(self) -> Counts: ...
     def reserve_soon(
-        self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Callable[[Told], None]
+        self, visitor: Visitor, sku_id: str, quantity: int, key: str | None, reply: Callable[[Told], None]
     ) -> None: ...
     async def find(self, query: Query[T]) -> T: ...
 
@@ -93,16 +95,14 @@ class HotRoutes:
         self._rendered: dict[str, _Rendered] = {}
         self._questions = Gathering(self._read, READ_MAX)
 
-    def reserve(
-        self, body: bytes, key: bytes | None, user_header: bytes | None, path: str, send: Send, wait_seconds: int = 0
-    ) -> None:
-        """POST /reservations. `key` and `user_header` are Idempotency-Key and X-User-ID, if there are any."""
-        call = parse_reserve(body, key, user_header)
+    def reserve(self, body: bytes, said: Said, path: str, send: Send, wait_seconds: int = 0) -> None:
+        """POST /reservations."""
+        call = parse_reserve(body, said.key, said.user)
         if isinstance(call, Refused):
             send(self._refusal(call, path))
         else:
             reply = partial(self._decided, path, send, wait_seconds, perf_counter())
-            self._reserve_soon(call.user_id, call.sku_id, call.quantity, call.key, reply)
+            self._reserve_soon(visitor(call.user_id, said), call.sku_id, call.quantity, call.key, reply)
 
     def _decided(self, path: str, send: Send, wait_seconds: int, began: float, outcome: Told) -> None:
         self.counts.took(perf_counter() - began)
@@ -147,11 +147,9 @@ class HotRoutes:
         self._rendered[sku_id] = _Rendered(offer, offer.version, now_ms + RENDERED_FOR_MS, answer)
         return answer
 
-    def reservation(
-        self, reservation_id: str, user_header: bytes | None, path: str, send: Send, wait_seconds: int = 0
-    ) -> None:
+    def reservation(self, reservation_id: str, said: Said, path: str, send: Send, wait_seconds: int = 0) -> None:
         """GET /reservations/{id}. What is asked in one turn of the event loop is one question to the ledger."""
-        user_id = user_header.decode("latin-1") if user_header is not None else None
+        user_id = said.user.decode("latin-1") if said.user is not None else None
         if user_id is not None and not is_user(user_id):
             send(self._refusal(invalid("userId", USER_FORM), path))
             return

@@ -12,6 +12,7 @@ from flashsale.core.request import ITEMS_MAX, QUANTITY_MAX, Item
 from flashsale.core.reservation import RequestKind
 from flashsale.core.sale import Mode
 from flashsale.core.stock import Attempt
+from flashsale.core.visitor import Visitor
 from flashsale.flow.queueing import Queueing, Told
 from flashsale.flow.storefront import Storefront, on_sale
 from flashsale.flow.watch import Watch
@@ -30,22 +31,22 @@ class Reserving:
         self._offers = storefront
         self._clock = clock
 
-    def reserve(self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
+    def reserve(self, visitor: Visitor, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
         """One product. `reply` is called exactly once, maybe before this returns."""
         if not 1 <= quantity <= QUANTITY_MAX:
             reply(invalid("quantity", f"must be 1 to {QUANTITY_MAX}"))
             return
-        if refused := _unspeakable(user_id, key):
+        if refused := _unspeakable(visitor.user_id, key):
             reply(refused)
             return
         if self._watch is not None and sku_id not in self._offers.offers:
-            ask = partial(self._reserve, user_id, sku_id, quantity, key, reply, TRACE_ID.get())
+            ask = partial(self._reserve, visitor, sku_id, quantity, key, reply, TRACE_ID.get())
             if self._watch.after_look(ask):
                 return
-        self._reserve(user_id, sku_id, quantity, key, reply, TRACE_ID.get())
+        self._reserve(visitor, sku_id, quantity, key, reply, TRACE_ID.get())
 
     def _reserve(
-        self, user_id: str, sku_id: str, quantity: int, key: str | None, reply: Told, trace_id: str | None
+        self, visitor: Visitor, sku_id: str, quantity: int, key: str | None, reply: Told, trace_id: str | None
     ) -> None:
         offer = self._offers.offers.get(sku_id)
         if offer is None:
@@ -53,26 +54,26 @@ class Reserving:
             return
         if offer.sale.mode is Mode.QUEUED:
             items = (Item(sku_id, quantity),)
-            self._queueing.request(user_id, offer.sale, items, key, RequestKind.SINGLE, reply, trace_id)
+            self._queueing.request(visitor.user_id, offer.sale, items, key, RequestKind.SINGLE, reply, trace_id)
             return
-        attempt = Attempt(user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key, trace_id=trace_id)
+        attempt = Attempt(visitor.user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key, trace_id=trace_id)
         if offer.available >= quantity and on_sale(offer, self._clock.now_ms()):
             self._ledger.reserve(attempt, reply)
         else:
             self._ledger.refuse(attempt, reply)
 
-    def reserve_cart(self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Told) -> None:
+    def reserve_cart(self, visitor: Visitor, items: tuple[Item, ...], key: str | None, reply: Told) -> None:
         """Several products of one sale: all of them or none."""
-        if refused := _malformed(items) or _unspeakable(user_id, key):
+        if refused := _malformed(items) or _unspeakable(visitor.user_id, key):
             reply(refused)
             return
         known = all(item.sku_id in self._offers.offers for item in items)
-        ask = partial(self._reserve_cart, user_id, items, key, reply, TRACE_ID.get())
+        ask = partial(self._reserve_cart, visitor, items, key, reply, TRACE_ID.get())
         if known or self._watch is None or not self._watch.after_look(ask):
             ask()
 
     def _reserve_cart(
-        self, user_id: str, items: tuple[Item, ...], key: str | None, reply: Told, trace_id: str | None
+        self, visitor: Visitor, items: tuple[Item, ...], key: str | None, reply: Told, trace_id: str | None
     ) -> None:
         sale_id = self._sale_of(items)
         if isinstance(sale_id, Refused):
@@ -80,9 +81,11 @@ class Reserving:
             return
         sale = self._offers.sales[sale_id]
         if sale.mode is Mode.QUEUED:
-            self._queueing.request(user_id, sale, items, key, RequestKind.CART, reply, trace_id)
+            self._queueing.request(visitor.user_id, sale, items, key, RequestKind.CART, reply, trace_id)
         else:
-            self._ledger.reserve(Attempt(user_id, sale_id, items, key, RequestKind.CART, trace_id=trace_id), reply)
+            self._ledger.reserve(
+                Attempt(visitor.user_id, sale_id, items, key, RequestKind.CART, trace_id=trace_id), reply
+            )
 
     def _sale_of(self, items: tuple[Item, ...]) -> str | Refused:
         sales: set[str] = set()
