@@ -16,7 +16,7 @@ from core.shop import (
 )
 
 from flashsale.core.journal import Kind
-from flashsale.core.refusal import Refusal
+from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.reservation import RequestKind, Status
 from flashsale.core.sale import Settlement
 from flashsale.core.stock import Granted, refuse_early
@@ -267,6 +267,43 @@ def test_in_a_cart_the_limit_of_one_product_is_said_before_another_is_sold_out()
     shop = Shop(a_sale(a_product("lamp"), a_product("bulb")), units={"lamp": 0, "bulb": 5})
     shop.held("ann", ("bulb", 1))
     assert refusal_of(shop.reserve("ann", ("lamp", 1), ("bulb", 1))) is Refusal.LIMIT_EXCEEDED
+
+
+# -- What is barred from outside: its refusal stands among the others, at its own place.
+
+BARS = [Refused(Refusal.BLOCKED, ""), Refused(Refusal.CHALLENGE_REQUIRED, ""), Refused(Refusal.PASS_REQUIRED, "")]
+
+
+@pytest.mark.parametrize("barred", BARS, ids=lambda each: each.refusal.code)
+@pytest.mark.parametrize("cause", CAUSES)
+def test_what_bars_an_attempt_is_said_at_its_place_in_the_order(barred, cause):
+    shop = Shop(a_sale(a_product("lamp"), a_product("bulb", 5)))
+    CAUSES[cause](shop)
+    attempt = an_attempt("ann", ("lamp", 1), key="k")
+    attempt.barred = barred
+    first = min(cause, barred.refusal, key=list(Refusal).index)
+    assert refusal_of(refuse_early(shop.books, attempt, shop.now_ms)) is first
+    assert refusal_of(shop.decide(attempt)[0]) is first
+
+
+@pytest.mark.parametrize("barred", BARS, ids=lambda each: each.refusal.code)
+def test_what_is_barred_gets_nothing_though_there_are_units(barred):
+    shop = Shop()
+    attempt = an_attempt("ann", key="k")
+    attempt.barred = barred
+    assert shop.decide(attempt) == [barred]
+    assert shop.counters() == (10, 0, 0)
+    assert isinstance(shop.reserve("ann", key="k"), Granted)
+
+
+@pytest.mark.parametrize("barred", BARS, ids=lambda each: each.refusal.code)
+def test_whoever_has_a_reservation_is_answered_with_it_although_he_is_barred_now(barred):
+    shop = Shop()
+    mine = shop.held("ann", key="k")
+    attempt = an_attempt("ann", key="k")
+    attempt.barred = barred
+    assert shop.decide(attempt)[0].reservations == mine
+    assert refuse_early(shop.books, attempt, shop.now_ms).reservations == mine
 
 
 # -- What can be answered from a read.

@@ -98,11 +98,12 @@ class Door:
             self.window.sale_changed(sale_id, sale)
         self.window.stock_changed(await self.shop.ledger.find(StockOf()))
 
-    async def wants(self, user: str, *skus: str, key: str | None = None) -> Answer:
+    async def wants(self, user: str, *skus: str, key: str | None = None, barred: Refused | None = None) -> Answer:
         items = tuple(Item(sku, 1) for sku in skus or ("lamp",))
         kind = RequestKind.CART if len(items) > 1 else RequestKind.SINGLE
         told: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.queueing.request(user, self.window.sales["sale"], items, key, kind, told.set_result)
+        attempt = Attempt(user, "sale", items, key, kind, barred=barred)
+        self.queueing.request(self.window.sales["sale"], attempt, told.set_result)
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await told
 
@@ -333,6 +334,35 @@ async def test_what_is_refused_before_the_queue_leaves_its_key_unused(door, why,
     await door.shop.ledger.change_sale(SwitchSale("sale", Switch.RESUME, "operator"))
     assert said(await door.wants("ann", "vase", key="k")) == "PENDING"
     assert (await door.decided())[-1] == ("vase", Status.RESERVED)
+
+
+# -- What is barred.
+
+BLOCKED = Refused(Refusal.BLOCKED, "no")
+
+
+async def test_a_barred_request_never_goes_into_the_queue(door):
+    assert said(await door.wants("ann", key="k", barred=BLOCKED)) == "BLOCKED"
+    assert said(await door.wants("ann", key="k")) == "PENDING"
+    assert door.queued == ["ann"]
+
+
+async def test_whoever_is_in_the_queue_hears_that_he_waits_although_he_is_barred_now(door):
+    assert said(await door.wants("ann", key="k")) == "PENDING"
+    assert said(await door.wants("ann", key="k", barred=BLOCKED)) == "PENDING"
+
+
+async def test_whoever_was_decided_hears_it_although_he_is_barred_now(door):
+    assert said(await door.wants("ann", key="k")) == "PENDING"
+    await door.decided()
+    [row] = (await door.wants("ann", key="k", barred=BLOCKED)).reservations
+    assert row.status is Status.RESERVED
+
+
+async def test_a_barred_request_of_which_the_ledger_can_say_nothing_is_told_to_try_again(door, monkeypatch):
+    monkeypatch.setattr(door.shop.ledger, "refuse", lambda _, reply: reply(Refused(Refusal.UNAVAILABLE, "busy")))
+    assert said(await door.wants("ann", key="k", barred=BLOCKED)) == "UNAVAILABLE"
+    assert door.queued == []
 
 
 # -- Without a gate.

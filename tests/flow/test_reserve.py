@@ -9,7 +9,7 @@ from core.shop import HOLD_MS, OPENING_MS, a_draft, a_product, a_sale, refusal_o
 from flow.line import a_queueing
 
 from flashsale.core.catalogue import CreateSale, DeleteSale, Restock, SwitchSale
-from flashsale.core.refusal import Refusal
+from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.request import Item
 from flashsale.core.sale import Switch
 from flashsale.core.stock import Granted
@@ -26,7 +26,14 @@ class Window:
         self.shop = it
         self.storefront = storefront
         self.ways: list[str] = []
-        self.reserving = Reserving(self, storefront, it.clock, a_queueing(self, storefront, it.clock))
+        self.bars: dict[str, Refused] = {}
+        """What is against whom."""
+        queueing = a_queueing(self, storefront, it.clock)
+        self.reserving = Reserving(self, storefront, it.clock, queueing, judges=(self._judge,))
+
+    def _judge(self, visitor, sale, attempt, then) -> None:
+        attempt.barred = self.bars.get(visitor.user_id)
+        then()
 
     def reserve(self, attempt, reply) -> None:
         self.ways.append("write")
@@ -136,6 +143,35 @@ async def test_a_sweep_goes_on_until_nothing_is_left(window):
     window.shop.clock.pass_ms(HOLD_MS)
     assert await sweep(window.shop.ledger) == 1400
     assert window.shows("bulb") == 1505
+
+
+# -- What is barred.
+
+BLOCKED, PASS_REQUIRED = Refused(Refusal.BLOCKED, "no"), Refused(Refusal.PASS_REQUIRED, "no pass")
+
+
+async def test_what_is_barred_and_has_no_key_is_refused_without_asking_the_ledger(window):
+    window.bars["ann"] = BLOCKED
+    assert await window.wants("ann") == BLOCKED
+    assert await window.wants_all("ann", ("lamp", 1), ("bulb", 1)) == BLOCKED
+    assert window.ways == []
+    assert isinstance(await window.wants("bob"), Granted)
+
+
+async def test_what_is_barred_and_has_a_key_is_read_and_finds_its_earlier_reservation(window):
+    first = await window.wants("ann", key="k")
+    window.bars["ann"] = BLOCKED
+    assert (await window.wants("ann", key="k")).reservations == first.reservations
+    assert await window.wants("ann", "bulb", key="other") == BLOCKED
+    assert window.ways == ["write", "read", "read"]
+
+
+async def test_that_a_sale_is_over_is_said_before_that_a_pass_is_missing(window):
+    window.bars["ann"] = PASS_REQUIRED
+    assert await window.wants("ann") == PASS_REQUIRED
+    await window.shop.ledger.change_sale(SwitchSale("sale", Switch.END, "operator"))
+    assert refusal_of(await window.wants("ann")) is Refusal.ENDED
+    assert refusal_of(await window.wants("ann", key="k")) is Refusal.ENDED
 
 
 # -- The window.

@@ -38,6 +38,8 @@ class Refusal(Enum):
     def __init__(self, status: int, title: str) -> None:
         self.status = status
         self.title = title
+        self.place = len(type(self).__members__)
+        """In their order."""
 
     @property
     def code(self) -> str:
@@ -50,6 +52,11 @@ class Refused(msgspec.Struct, frozen=True):
     refusal: Refusal
     message: str
     details: dict[str, Any] = {}
+
+
+def first_said(*refused: Refused | None) -> Refused | None:
+    """Of the refusals that apply, the one that is said."""
+    return min((each for each in refused if each), key=lambda each: each.refusal.place, default=None)
 
 
 def kept(refused: Refused) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from flashsale.core.books import Books
 from flashsale.core.journal import Kind
-from flashsale.core.refusal import Refusal, Refused, kept, not_found
+from flashsale.core.refusal import Refusal, Refused, first_said, kept, not_found
 from flashsale.core.request import Item
 from flashsale.core.reservation import RequestKind, Reservation, Status, is_bare
 from flashsale.core.sale import Sale, SaleState, Settlement, state_at, state_when_asked
@@ -56,6 +56,9 @@ class Attempt(msgspec.Struct):
     slip: Slip | None = None
     """Of a queued one."""
     trace_id: str | None = None
+    barred: Refused | None = None
+    """What whoever asked before the ledger has against it (risk, a missing pass). It is said at its place in the order
+    of refusals: behind an earlier reservation with this key, and behind the rules that stand before it."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -176,7 +179,8 @@ def _write_answers(
             books.fill(_row(books, attempt, item, reservation_id, Status.CANCELLED, now_ms))
     if not left:
         return
-    refused = refuse(Attempt(attempt.user_id, attempt.sale_id, tuple(item for _, item in left)))
+    items = tuple(item for _, item in left)
+    refused = refuse(Attempt(attempt.user_id, attempt.sale_id, items, barred=attempt.barred))
     for reservation_id, item in left:
         if refused is None:
             sale = books.sales[attempt.sale_id]
@@ -235,7 +239,17 @@ def _in_order_of(attempt: Attempt, earlier: list[Reservation]) -> list[Reservati
     return sorted(earlier, key=lambda reservation: place[reservation.sku_id])
 
 
+def turned_away(barred: Refused, sale: Sale, now_ms: int) -> Refused:
+    """What a barred attempt is told that has no key: it can have no reservation, so that no ledger need be asked."""
+    return first_said(barred, _closed(sale, now_ms)) or barred
+
+
 def _refuse(books: Books, attempt: Attempt, closed: Refused | None) -> Refused | None:
+    refused = _refused_by_the_rules(books, attempt, closed)
+    return refused if attempt.barred is None else first_said(attempt.barred, refused)
+
+
+def _refused_by_the_rules(books: Books, attempt: Attempt, closed: Refused | None) -> Refused | None:
     sale = books.sales.get(attempt.sale_id)
     if sale is None:
         return not_found("skuId", attempt.items[0].sku_id)

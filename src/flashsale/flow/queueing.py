@@ -52,12 +52,14 @@ UNKNOWN = Refused(
 class Asking:
     """A request on its way."""
 
-    __slots__ = ("answered", "key", "reply", "request", "wishes")
+    __slots__ = ("answered", "barred", "key", "reply", "request", "wishes")
 
-    def __init__(self, request: Request, key: str | None, reply: Told) -> None:
+    def __init__(self, request: Request, key: str | None, reply: Told, barred: Refused | None) -> None:
         self.request = request
         self.key = key
         self.reply = reply
+        self.barred = barred
+        """Why it never goes into the queue: at most an earlier request with its key is found."""
         self.answered = False
         """Or in the queue, which will answer."""
         self.wishes: list[Wish] = []
@@ -71,7 +73,9 @@ class Asking:
             mark = ledger.mark_of(request.sale_id)
             beyond = keyed_id(ledger.secret, request.user_id, request.sale_id, self.key, len(request.items), mark)
         slip = Slip(request.reservation_ids, request.at_ms, beyond=beyond)
-        return Attempt(request.user_id, request.sale_id, request.items, self.key, request.kind, slip)
+        return Attempt(
+            request.user_id, request.sale_id, request.items, self.key, request.kind, slip, barred=self.barred
+        )
 
 
 class Queueing:
@@ -93,19 +97,19 @@ class Queueing:
         self._returned = Gathering(self._settle_returned, TOGETHER_MAX)
         self._on_the_way = 0
 
-    def request(
-        self, user_id: str, sale: Sale, items: tuple[Item, ...], key: str | None, kind: RequestKind, reply: Told,
-        trace_id: str | None = None,
-    ) -> None:  # fmt: skip
-        """`reply` is called exactly once. The request is well-formed, and its products are in the sale."""
+    def request(self, sale: Sale, attempt: Attempt, reply: Told) -> None:
+        """`reply` is called exactly once. The attempt is well-formed, and its products are in the sale; one that is
+        barred has a key."""
         if self._on_the_way >= WAITING_MAX:
             reply(BUSY)
             return
         self._on_the_way += 1
         now_ms = self._clock.now_ms()
-        ids = self._ids(user_id, sale.sale_id, key, items, now_ms)
-        asking = Asking(Request(ids, user_id, sale.sale_id, items, now_ms, kind, trace_id=trace_id), key, reply)
-        if key is not None or not self._may_win(asking):
+        user_id, sale_id, items = attempt.user_id, attempt.sale_id, attempt.items
+        ids = self._ids(user_id, sale_id, attempt.key, items, now_ms)
+        request = Request(ids, user_id, sale_id, items, now_ms, attempt.kind, trace_id=attempt.trace_id)
+        asking = Asking(request, attempt.key, reply, attempt.barred)
+        if attempt.key is not None or not self._may_win(asking):
             self._ledger.refuse(asking.attempt(self._ledger), partial(self._read, asking))
         else:
             self._ask(asking)
@@ -126,13 +130,19 @@ class Queueing:
     def _read(self, asking: Asking, outcome: Outcome) -> None:
         """What the ledger says before the append. Away, it cannot say whether the key was used: the consumer will."""
         if isinstance(outcome, Decided) and not outcome.reservations:
-            self._ask(asking)
+            self._go_on(asking, asking.barred)
         elif not isinstance(outcome, Refused) or outcome.refusal in _FINAL:
             self._answer(asking, outcome)
         elif outcome.refusal is Refusal.UNAVAILABLE:
-            self._ask(asking)
+            self._go_on(asking, asking.barred and outcome)
         else:
             self._doubt(asking, outcome)
+
+    def _go_on(self, asking: Asking, barred: Refused | None) -> None:
+        if barred is None:
+            self._ask(asking)
+        else:
+            self._doubt(asking, barred)
 
     def _doubt(self, asking: Asking, refused: Refused) -> None:
         """Refused as it is now; but a request that is in the queue already has been taken in, and waits."""

@@ -3,15 +3,19 @@
 An attempt that may win is written. One that has visibly lost (sold out, not started, ended) is answered from
 a read, so that a crowd of losers never queues before the writer. The window's picture only chooses the way;
 both ways decide by the same rules, and the read sends on to the writer whatever might win after all.
+
+Before that each judge sees the attempt and may bar it. What is barred goes to the ledger only where it has a key, and
+only to be read: an earlier reservation of that key is its answer.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from flashsale.core.refusal import Refused, invalid, not_found
 from flashsale.core.request import ITEMS_MAX, QUANTITY_MAX, Item
 from flashsale.core.reservation import RequestKind
-from flashsale.core.sale import Mode
-from flashsale.core.stock import Attempt
+from flashsale.core.sale import Mode, Sale
+from flashsale.core.stock import Attempt, turned_away
 from flashsale.core.visitor import Visitor
 from flashsale.flow.queueing import Queueing, Told
 from flashsale.flow.storefront import Storefront, on_sale
@@ -19,17 +23,22 @@ from flashsale.flow.watch import Watch
 from flashsale.ports import Clock, Ledger
 from flashsale.tracing import TRACE_ID
 
+Judge = Callable[[Visitor, Sale, Attempt, Callable[[], None]], None]
+"""Sets `barred` of the attempt if something is against it, then calls once, now or later."""
+
 
 class Reserving:
     def __init__(
-        self, ledger: Ledger, storefront: Storefront, clock: Clock, queueing: Queueing, watch: Watch | None = None
-    ) -> None:
-        """`watch`: of a ledger that other processes write too."""
+        self, ledger: Ledger, storefront: Storefront, clock: Clock, queueing: Queueing, watch: Watch | None = None,
+        judges: tuple[Judge, ...] = (),
+    ) -> None:  # fmt: skip
+        """`watch`: of a ledger that other processes write too. `judges` are asked in their order."""
         self._ledger = ledger
         self._queueing = queueing
         self._watch = watch
         self._offers = storefront
         self._clock = clock
+        self._judges = judges
 
     def reserve(self, visitor: Visitor, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
         """One product. `reply` is called exactly once, maybe before this returns."""
@@ -52,15 +61,8 @@ class Reserving:
         if offer is None:
             reply(not_found("skuId", sku_id))
             return
-        if offer.sale.mode is Mode.QUEUED:
-            items = (Item(sku_id, quantity),)
-            self._queueing.request(visitor.user_id, offer.sale, items, key, RequestKind.SINGLE, reply, trace_id)
-            return
         attempt = Attempt(visitor.user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key, trace_id=trace_id)
-        if offer.available >= quantity and on_sale(offer, self._clock.now_ms()):
-            self._ledger.reserve(attempt, reply)
-        else:
-            self._ledger.refuse(attempt, reply)
+        self._judge(visitor, offer.sale, attempt, reply)
 
     def reserve_cart(self, visitor: Visitor, items: tuple[Item, ...], key: str | None, reply: Told) -> None:
         """Several products of one sale: all of them or none."""
@@ -79,13 +81,34 @@ class Reserving:
         if isinstance(sale_id, Refused):
             reply(sale_id)
             return
-        sale = self._offers.sales[sale_id]
-        if sale.mode is Mode.QUEUED:
-            self._queueing.request(visitor.user_id, sale, items, key, RequestKind.CART, reply, trace_id)
+        attempt = Attempt(visitor.user_id, sale_id, items, key, RequestKind.CART, trace_id=trace_id)
+        self._judge(visitor, self._offers.sales[sale_id], attempt, reply)
+
+    def _judge(self, visitor: Visitor, sale: Sale, attempt: Attempt, reply: Told, judged: int = 0) -> None:
+        if judged == len(self._judges):
+            self._go(sale, attempt, reply)
         else:
-            self._ledger.reserve(
-                Attempt(visitor.user_id, sale_id, items, key, RequestKind.CART, trace_id=trace_id), reply
+            self._judges[judged](
+                visitor, sale, attempt, partial(self._judge, visitor, sale, attempt, reply, judged + 1)
             )
+
+    def _go(self, sale: Sale, attempt: Attempt, reply: Told) -> None:
+        if attempt.barred is not None and attempt.key is None:
+            reply(turned_away(attempt.barred, sale, self._clock.now_ms()))
+        elif sale.mode is Mode.QUEUED:
+            self._queueing.request(sale, attempt, reply)
+        elif attempt.barred is None and self._may_win(attempt):
+            self._ledger.reserve(attempt, reply)
+        else:
+            self._ledger.refuse(attempt, reply)
+
+    def _may_win(self, attempt: Attempt) -> bool:
+        """As far as the window shows. A cart is rare enough to be written in any case."""
+        if attempt.kind is RequestKind.CART:
+            return True
+        [item] = attempt.items
+        offer = self._offers.offers.get(item.sku_id)
+        return offer is not None and offer.available >= item.quantity and on_sale(offer, self._clock.now_ms())
 
     def _sale_of(self, items: tuple[Item, ...]) -> str | Refused:
         sales: set[str] = set()
