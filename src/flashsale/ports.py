@@ -24,6 +24,7 @@ from flashsale.core.reservation import Reservation
 from flashsale.core.retention import Reach
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Decided, Granted, Pending
+from flashsale.core.waiting_room import DrawStep, Joining, Room, Ticket, Turn, Turned
 
 Outcome = Granted | Refused | Decided
 """`Decided` of queued attempts; of these a refusal says why they are not decided yet: PAUSED, or UNAVAILABLE."""
@@ -168,8 +169,24 @@ class Backlog(Protocol):
         """Decides a dead letter's request anew, once; audited. `request` is what it says."""
 
 
-class WholeLedger(Ledger, Backlog, Protocol):
-    """Both."""
+class Rooms(Protocol):
+    """What a ledger does for waiting rooms. The same object as the `Ledger`. Methods raise `LedgerUnavailable`."""
+
+    async def join(self, sale_id: str, wanted: Sequence[Joining]) -> list[Ticket | Refused]:
+        """A ticket for each, in their order: a new one, or the one that he has."""
+
+    async def leave(self, sale_id: str, number: int) -> None:
+        """The owner of a ticket gives his place up, and his pass if he has one."""
+
+    async def draw(self, sale_id: str, step: DrawStep) -> Room | None:
+        """The next step of a draw. Returns the room as it is then."""
+
+    async def admit(self, turn: Turn) -> Turned:
+        """Lets in those whose turn it is, of those that are named."""
+
+
+class WholeLedger(Ledger, Backlog, Rooms, Protocol):
+    """All of it."""
 
 
 class Leases(Protocol):

@@ -17,6 +17,7 @@ MOVEMENT = "({seq}, 'sale', 'lamp', {number}, 'RESERVE', 1, 10, 1, 0, 'res_{numb
 ORDER = "({seq}, 'flashsale.orders', 'order.created', 'ord_{number}', 1, 1, '{{}}')"
 
 AS_IT_WAS = """
+DROP TABLE room, ticket, spent_pass, draw_part;
 DROP INDEX reservation_request;
 ALTER TABLE reservation DROP COLUMN request_line;
 ALTER TABLE journal DROP COLUMN trace_id;

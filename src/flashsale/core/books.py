@@ -36,10 +36,36 @@ class Books:
     """The rows of one transaction and what has been decided on them."""
 
     __slots__ = (
-        "audited", "changed_orders", "changed_payments", "changed_refunds", "changed_reservations", "changed_rights",
-        "claims", "events", "filled", "journal", "letters", "new_letters", "new_orders", "new_payments", "new_refunds",
-        "new_reservations", "orders", "payments", "queued", "redriven", "refunds", "requests", "reservations", "rights",
-        "sales", "stock", "taken", "touched_stock", "trace_id",
+        "audited",
+        "changed_orders",
+        "changed_payments",
+        "changed_refunds",
+        "changed_reservations",
+        "changed_rights",
+        "claims",
+        "events",
+        "filled",
+        "journal",
+        "letters",
+        "new_letters",
+        "new_orders",
+        "new_payments",
+        "new_refunds",
+        "new_reservations",
+        "orders",
+        "payments",
+        "queued",
+        "redriven",
+        "refunds",
+        "requests",
+        "reservations",
+        "rights",
+        "sales",
+        "spent",
+        "stock",
+        "taken",
+        "touched_stock",
+        "trace_id",
     )  # fmt: skip
 
     def __init__(self, sales: Mapping[str, Sale]) -> None:
@@ -57,6 +83,9 @@ class Books:
         self.letters: dict[str, DeadLetter] = {}
         self.rights: dict[TransactionKey, Right] = {}
         """Of transactions that may be another shard's."""
+
+        self.spent: dict[tuple[str, int], str] = {}
+        """Passes that are of no use any more, by `(sale_id, number)`: the reservation that one is spent on now."""
 
         self.journal: list[Movement] = []
         self.events: list[Event] = []
@@ -92,6 +121,11 @@ class Books:
         )  # fmt: skip
         return not any(written)
 
+    @property
+    def newly_spent(self) -> list[tuple[str, int, str]]:
+        """`(sale_id, number, reservation_id)` of the passes that are spent now."""
+        return [(*key, reservation_id) for key, reservation_id in self.spent.items() if reservation_id]
+
     def lines_of(self, order: Order) -> list[Reservation]:
         return [self.reservations[line.reservation_id] for line in order.lines]
 
@@ -112,6 +146,10 @@ class Books:
         if reservation.request_key is not None:
             request = (reservation.user_id, reservation.sale_id, reservation.request_key)
             self.requests.setdefault(request, []).append(reservation)
+
+    def spend(self, reservation: Reservation, number: int) -> None:
+        """Takes the pass that a new reservation was made with."""
+        self.spent[reservation.sale_id, number] = reservation.reservation_id
 
     def reject(self, reservation: Reservation) -> None:
         """Writes the row of a queued request that was refused: it moves no unit, so its event stands for itself."""

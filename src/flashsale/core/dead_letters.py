@@ -22,7 +22,10 @@ UNDECIDED = Refused(Refusal.UNAVAILABLE, "This request could not be processed; n
 def attempt_of(request: Request, place: int | None = None) -> Attempt:
     """What the ledger is asked for a queued request; `place` is its own in the ledger's queue."""
     slip = Slip(request.reservation_ids, request.at_ms, request.redrive_of, place)
-    return Attempt(request.user_id, request.sale_id, request.items, None, request.kind, slip, request.trace_id)
+    return Attempt(
+        request.user_id, request.sale_id, request.items, None, request.kind, slip, request.trace_id,
+        pass_number=request.pass_number,
+    )  # fmt: skip
 
 
 def bury(books: Books, letter: DeadLetter, request: Request | None, now_ms: int) -> None:

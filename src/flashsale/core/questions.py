@@ -14,6 +14,7 @@ from flashsale.core.request import Priority
 from flashsale.core.reservation import Reservation
 from flashsale.core.retention import Base
 from flashsale.core.sale import Sale
+from flashsale.core.waiting_room import Figures, Room, Ticket
 
 T = TypeVar("T")
 
@@ -195,6 +196,38 @@ class SaleFigures(msgspec.Struct, frozen=True, array_like=True):
 
 class FiguresOf(Query[SaleFigures], frozen=True):
     sale_id: str
+
+
+class FindRooms(Query[list[Room]], frozen=True):
+    """All waiting rooms."""
+
+
+class FindTickets(Query[tuple[Room | None, list[Ticket]]], frozen=True):
+    """A waiting room as it is now, and those of the tickets that exist, in no particular order."""
+
+    sale_id: str
+    numbers: tuple[int, ...]
+
+
+class EntrantsOf(Query[list[tuple[int, str]]], frozen=True):
+    """Numbers and users of a room's tickets after a number, in the order of arrival."""
+
+    sale_id: str
+    after: int = 0
+    limit: int = 10_000
+
+
+class DrawnOrder(Query[bytes], frozen=True):
+    """The outcome of a draw, as `core.waiting_room.Drawn` has it; empty until there is one."""
+
+    sale_id: str
+
+
+class AdmissionOf(Query[tuple[Room, Figures] | None], frozen=True):
+    """What counts when somebody of a sale's room is to be let in."""
+
+    sale_id: str
+    now_ms: int
 
 
 class Work(msgspec.Struct, frozen=True):

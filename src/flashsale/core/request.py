@@ -51,6 +51,8 @@ class Request(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     priority: Priority = Priority.NORMAL
     redrive_of: str | None = None
     trace_id: str | None = None
+    pass_number: int | None = None
+    """Of the pass that it brings."""
     version: int = VERSION
 
     @property

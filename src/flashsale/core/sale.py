@@ -58,6 +58,20 @@ class Product(msgspec.Struct, frozen=True, rename="camel"):
     image_url: str = ""
 
 
+class RoomTerms(msgspec.Struct, frozen=True, rename="camel"):
+    """The terms of a sale's waiting room."""
+
+    admit_per_second: float = 100.0
+    burst: int = 100
+    """How many may be let in at once after a pause."""
+    max_active: int | None = None
+    """How many may hold a pass or an unpaid reservation; None: as many as the rate lets in."""
+    max_waiting: int = 1_000_000
+    pass_seconds: int = 120
+    prequeue_seconds: int = 600
+    """How long before the start it opens."""
+
+
 class Sale(msgspec.Struct, frozen=True, dict=True, rename="camel"):
     """The terms of a sale as the operator set them. `version` rises with each change (If-Match)."""
 
@@ -73,6 +87,8 @@ class Sale(msgspec.Struct, frozen=True, dict=True, rename="camel"):
     late_payment: LatePayment = LatePayment.HONOUR
     settlement: Settlement = Settlement.ONLINE
     one_active_hold: bool = False
+    waiting_room: RoomTerms | None = None
+    """None: it has none, and whoever comes may buy."""
     version: int = 1
     created_at_ms: int = 0
 

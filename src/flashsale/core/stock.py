@@ -59,6 +59,8 @@ class Attempt(msgspec.Struct):
     barred: Refused | None = None
     """What whoever asked before the ledger has against it (risk, a missing pass). It is said at its place in the order
     of refusals: behind an earlier reservation with this key, and behind the rules that stand before it."""
+    pass_number: int | None = None
+    """Of the pass that it brings, which was found genuine."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -119,8 +121,7 @@ def _decide(
         return refused
     # Below this line nothing can fail.
     books.trace_id = attempt.trace_id
-    sale = books.sales[attempt.sale_id]
-    return Granted([_grant(books, sale, attempt, item, now_ms, new_id("res_"), None) for item in attempt.items], now_ms)
+    return Granted(_grant_all(books, attempt, [(new_id("res_"), item) for item in attempt.items], now_ms), now_ms)
 
 
 def decide_queued(books: Books, attempt: Attempt, now_ms: int) -> Decided | Refused:
@@ -179,13 +180,11 @@ def _write_answers(
             books.fill(_row(books, attempt, item, reservation_id, Status.CANCELLED, now_ms))
     if not left:
         return
-    items = tuple(item for _, item in left)
-    refused = refuse(Attempt(attempt.user_id, attempt.sale_id, items, barred=attempt.barred))
+    refused = refuse(msgspec.structs.replace(attempt, items=tuple(item for _, item in left)))
+    if refused is None:
+        _grant_all(books, attempt, left, now_ms, slip.redrive_of)
+        return
     for reservation_id, item in left:
-        if refused is None:
-            sale = books.sales[attempt.sale_id]
-            _grant(books, sale, attempt, item, now_ms, reservation_id, slip.redrive_of)
-            continue
         row = _row(books, attempt, item, reservation_id, Status.REJECTED, now_ms)
         row.refusal, row.redrive_of = kept(refused), slip.redrive_of
         books.reject(row)
@@ -258,6 +257,8 @@ def _refused_by_the_rules(books: Books, attempt: Attempt, closed: Refused | None
             return not_found("skuId", item.sku_id)
     if closed:
         return closed
+    if (attempt.sale_id, attempt.pass_number) in books.spent:
+        return pass_required(attempt.sale_id, "The pass was used before")
     for item in attempt.items:
         if refused := _over_limit(books, sale, attempt, item):
             return refused
@@ -265,6 +266,11 @@ def _refused_by_the_rules(books: Books, attempt: Attempt, closed: Refused | None
         if item.quantity > (available := books.stock[attempt.sale_id, item.sku_id].available):
             return sold_out(item.sku_id, item.quantity, available)
     return None
+
+
+def pass_required(sale_id: str, why: str) -> Refused:
+    details = {"saleId": sale_id, "queueUrl": f"/api/v1/sales/{sale_id}/queue"}
+    return Refused(Refusal.PASS_REQUIRED, f"{why}: a pass is given out by the waiting room", details)
 
 
 def _closed_of(books: Books, attempt: Attempt, now_ms: int) -> Refused | None:
@@ -302,6 +308,17 @@ def sold_out(sku_id: str, requested: int, available: int) -> Refused:
     message = f"Product {sku_id} is out of stock. Requested: {requested}, Available: {available}"
     details = {"skuId": sku_id, "requestedQuantity": requested, "availableQuantity": available}
     return Refused(Refusal.SOLD_OUT, message, details)
+
+
+def _grant_all(
+    books: Books, attempt: Attempt, items: Sequence[tuple[str, Item]], now_ms: int, redrive_of: str | None = None
+) -> list[Reservation]:
+    """A reservation for each item, under the id beside it; the pass that it brings is spent on them."""
+    sale = books.sales[attempt.sale_id]
+    made = [_grant(books, sale, attempt, item, now_ms, each, redrive_of) for each, item in items]
+    if attempt.pass_number is not None:
+        books.spend(made[0], attempt.pass_number)
+    return made
 
 
 def _grant(

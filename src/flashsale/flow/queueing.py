@@ -107,7 +107,10 @@ class Queueing:
         now_ms = self._clock.now_ms()
         user_id, sale_id, items = attempt.user_id, attempt.sale_id, attempt.items
         ids = self._ids(user_id, sale_id, attempt.key, items, now_ms)
-        request = Request(ids, user_id, sale_id, items, now_ms, attempt.kind, trace_id=attempt.trace_id)
+        trace_id, pass_number = attempt.trace_id, attempt.pass_number
+        request = Request(
+            ids, user_id, sale_id, items, now_ms, attempt.kind, trace_id=trace_id, pass_number=pass_number
+        )
         asking = Asking(request, attempt.key, reply, attempt.barred)
         if attempt.key is not None or not self._may_win(asking):
             self._ledger.refuse(asking.attempt(self._ledger), partial(self._read, asking))

@@ -3,12 +3,13 @@
 Changes are rare, so they all exclude each other, and each is a transaction of its own.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
 
-from flashsale.backends.postgres import rows
+from flashsale.backends.postgres import rooms, rows
+from flashsale.backends.postgres.alone import Altered
 from flashsale.backends.postgres.connect import Connection
 from flashsale.backends.postgres.rows import SHARDS, SQL
 from flashsale.core.catalogue import AUDITED, CreateSale, EditSale, SaleChange, Shelf, change_sale, sale_id_of
@@ -16,19 +17,6 @@ from flashsale.core.journal import Stock
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.sale import Sale
 from flashsale.ports import Clock
-
-
-class Altered(msgspec.Struct, frozen=True):
-    """What came of a transaction of its own, and what the observer is to be told of the sale that it changed."""
-
-    outcome: Any
-    sale_id: str = ""
-    stock: dict[tuple[str, str], Stock] = {}
-    changed: bool = False
-
-
-Alone = Callable[[Connection], Awaitable[Altered]]
-"""Work that is a transaction of its own; it is committed if it says that something was changed."""
 
 
 class Fenced(NamedTuple):
@@ -90,6 +78,7 @@ async def _altered(
     if changed.sale is None:
         await db.execute(SQL["delete_stock"], sale_id, None)
         await db.execute(SQL["delete_sale"], sale_id)
+        await rooms.delete_room(db, sale_id)
     else:
         await _put(db, changed.sale, shelf.stock)
     movements = [each._replace(trace_id=trace_id) for each in changed.movements]
@@ -115,6 +104,7 @@ async def _shelf(db: Connection, change: SaleChange, sale_id: str, before: Itera
 async def _put(db: Connection, sale: Sale, stock: dict[str, Stock]) -> None:
     terms = msgspec.json.encode(sale).decode()
     await db.execute(SQL["put_sale"], sale.sale_id, terms, sale.version, sale.created_at_ms)
+    await rooms.open_room(db, sale)
     for sku_id, row in sorted(stock.items()):
         if sale.product(sku_id) is None:
             await db.execute(SQL["delete_stock"], sale.sale_id, sku_id)

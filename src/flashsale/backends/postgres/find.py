@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from flashsale.backends.postgres import queue, rows
+from flashsale.backends.postgres import queue, rooms, rows
 from flashsale.backends.postgres.connect import Connection
 from flashsale.backends.postgres.moves import storable
 from flashsale.backends.queries import load_queries
@@ -15,12 +15,15 @@ from flashsale.core.event import Told
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
 from flashsale.core.questions import (
+    AdmissionOf,
     AuditEntry,
     AuditPage,
     BasesOf,
     DeadLetterCount,
     DeadLetters,
+    DrawnOrder,
     DueWork,
+    EntrantsOf,
     EventsAfter,
     EventsWaiting,
     FiguresOf,
@@ -29,7 +32,9 @@ from flashsale.core.questions import (
     FindOrder,
     FindOrders,
     FindReservations,
+    FindRooms,
     FindSales,
+    FindTickets,
     JournalPage,
     LedgerCheck,
     MovedProducts,
@@ -193,6 +198,11 @@ ANSWERS: dict[type[Any], Callable[[Connection, Any], Awaitable[Any]]] = {
     DeadLetters: queue.letters,
     FindDeadLetter: queue.letter,
     DeadLetterCount: queue.letter_count,
+    FindRooms: rooms.rooms,
+    FindTickets: rooms.tickets,
+    EntrantsOf: rooms.entrants,
+    DrawnOrder: rooms.drawn,
+    AdmissionOf: rooms.admission,
     ShardOfSale: _shard_of_sale,
     AnnouncedSales: _announced_sales,
 }
@@ -209,6 +219,8 @@ LONG: frozenset[type[Any]] = frozenset(
         DeadLetters,
         DeadLetterCount,
         QueueFigures,
+        EntrantsOf,
+        DrawnOrder,
     }
 )
 """Questions whose time grows with the ledger: they are answered apart from the buyers' short ones."""

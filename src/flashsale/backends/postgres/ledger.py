@@ -22,7 +22,7 @@ The time of a decision is the database's, taken after the locks.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -47,8 +47,9 @@ from flashsale.backends.batch import (
     taken_in,
 )
 from flashsale.backends.ids import IdMint, mark_of
-from flashsale.backends.postgres import catalogue, connect, moves, queue, rows
-from flashsale.backends.postgres.catalogue import UNANNOUNCED, Alone
+from flashsale.backends.postgres import catalogue, connect, moves, queue, rooms, rows
+from flashsale.backends.postgres.alone import Alone, Altered
+from flashsale.backends.postgres.catalogue import UNANNOUNCED
 from flashsale.backends.postgres.lane import Lane
 from flashsale.backends.postgres.moves import FAR, LAPSED_MAX, Desk, Move
 from flashsale.backends.postgres.reading import Reading
@@ -67,6 +68,7 @@ from flashsale.core.request import Request
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Decided
+from flashsale.core.waiting_room import DrawStep, Joining, Room, Ticket, Turn, Turned
 from flashsale.ports import Clock, LedgerUnavailable, Observer, PaymentFact, PutOff, RefundFact, Reply
 from flashsale.tracing import TRACE_ID
 
@@ -157,6 +159,18 @@ class PostgresLedger:
 
     async def redrive(self, letter_id: str, request: Request, actor: str) -> Decided | Refused:
         return await self.ask(moves.redrive(self._secret, letter_id, request, actor))
+
+    async def join(self, sale_id: str, wanted: Sequence[Joining]) -> list[Ticket | Refused]:
+        return await self.alone(lambda db: rooms.join(self._clock, self._sales, sale_id, wanted, db))  # type: ignore[no-any-return]
+
+    async def leave(self, sale_id: str, number: int) -> None:
+        await self.alone(partial(rooms.leave, sale_id, number))
+
+    async def draw(self, sale_id: str, step: DrawStep) -> Room | None:
+        return await self.alone(lambda db: rooms.draw(self._clock, self._sales, sale_id, step, db))  # type: ignore[no-any-return]
+
+    async def admit(self, turn: Turn) -> Turned:
+        return await self.alone(lambda db: rooms.admit(self._clock, self._sales, turn, db))  # type: ignore[no-any-return]
 
     async def expire(self) -> int:
         return await self.ask(moves.expire())
@@ -326,7 +340,7 @@ class PostgresLedger:
         sales = {sale_id: sale for sale_id, sale in (self._sales | changed).items() if sale}
         return Committed([altered.outcome], altered.stock, changed, sales)
 
-    async def _alone(self, work: Alone, db: connect.Connection) -> catalogue.Altered:
+    async def _alone(self, work: Alone, db: connect.Connection) -> Altered:
         altered = await work(db)
         if altered.changed:
             await self._session.mark(db)

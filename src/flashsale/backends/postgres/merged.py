@@ -40,6 +40,7 @@ from flashsale.core.questions import (
     FindOrder,
     FindOrders,
     FindReservations,
+    FindRooms,
     FindSales,
     MovedProducts,
     PrunedTo,
@@ -54,6 +55,7 @@ from flashsale.core.questions import (
 )
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
+from flashsale.core.waiting_room import Room
 from flashsale.ports import LedgerUnavailable
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ CURSOR_MAX = 2**63 - 1
 """Of one shard."""
 ROUNDS: tuple[type[Query[Any]], ...] = (
     FindSales, StockOf, DueWork, EventsAfter, AuditPage, FindReservations, QueuedPage, QueueFigures, DeadLetterCount,
-    EventsWaiting, PrunedTo,
+    EventsWaiting, PrunedTo, FindRooms,
 )  # fmt: skip
 """Questions whose answer may leave a shard out that is away."""
 
@@ -185,6 +187,10 @@ class Merged:
         told = [[each._replace(partition=number) for each in page] for number, page in pages.items()]
         return [*merge(*told, key=attrgetter("place"))][: query.limit]
 
+    async def rooms(self, query: FindRooms) -> list[Room]:
+        """Those of a shard that is away as it last said them."""
+        return _all(await self._kept(query))
+
     async def letters(self, query: DeadLetters) -> list[DeadLetter]:
         """Whole or UNAVAILABLE: who goes on after a page would never see what it has left out."""
         lists = await asyncio.gather(*(shard.find(query) for shard in self._shards))
@@ -263,6 +269,7 @@ OF_ALL: dict[type[Query[Any]], Answering] = {
     AuditPage: Merged.audit,
     FindActiveReservations: Merged.active_reservations,
     FindOrders: Merged.orders,
+    FindRooms: Merged.rooms,
     FindReservations: Merged.reservations,
     FindOrder: Merged.order,
     QueuedPage: Merged.queued,

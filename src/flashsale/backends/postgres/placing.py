@@ -25,7 +25,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from flashsale.backends.postgres.catalogue import NOT_THE_WHOLE_LEDGER, Alone, Altered, Announced, Fenced, pass_fence
+from flashsale.backends.postgres.alone import Alone, Altered
+from flashsale.backends.postgres.catalogue import NOT_THE_WHOLE_LEDGER, Announced, Fenced, pass_fence
 from flashsale.backends.postgres.connect import Connection
 from flashsale.backends.postgres.rows import SHARDS, SQL, sale_of
 from flashsale.core.catalogue import CreateSale, EditSale

@@ -24,6 +24,7 @@ from flashsale.core.stock import Attempt
 
 SQL = load_queries("postgres/decide.sql")
 SHARDS = load_queries("postgres/shards.sql")
+ROOMS = load_queries("postgres/rooms.sql")
 
 RESERVATION_COLUMNS = (*Reservation.__struct_fields__, "seq", "request_line")
 JOURNAL_COLUMNS = (*Movement._fields, "seq")
@@ -130,7 +131,15 @@ async def load(
     for row in requests:
         found = books.reservations.get(row[0]) or reservation(row)  # one row is one object
         books.requests.setdefault((found.user_id, found.sale_id, row[11]), []).append(found)
+    await _load_spent(db, books, attempts)
     return int(now_ms)
+
+
+async def _load_spent(db: Connection, books: Books, attempts: Iterable[Attempt]) -> None:
+    """Of passes that were brought those that are spent. Without the lock of anything: two that are spent at once
+    collide in their rows, and whoever is second runs again."""
+    if passes := sorted({(each.sale_id, each.pass_number) for each in attempts if each.pass_number is not None}):
+        books.spent = {(row[0], row[1]): "" for row in await db.fetch(ROOMS["spent_passes"], *columns(passes))}
 
 
 async def known_sales(db: Connection, known: Mapping[str, Sale], versions: Sequence[Any]) -> Mapping[str, Sale]:
@@ -186,6 +195,8 @@ async def store(db: Connection, books: Books, seq_before: dict[Line, int]) -> No
     """Writes everything that was decided. Raises RowChanged when a row is not what it was when loaded."""
     seq = await _store_stock(db, books, seq_before)
     await _store_new(db, books.new_reservations, seq)
+    if newly_spent := books.newly_spent:
+        await db.execute(ROOMS["spend_passes"], *columns(newly_spent))
     await _store_changed(db, books)
     await store_journal(db, books.journal, seq)
     await _store_orders(db, books)

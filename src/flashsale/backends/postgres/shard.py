@@ -151,3 +151,18 @@ def _look_at(task: asyncio.Task[Any]) -> None:
     """What nobody waits for any more must not be reported as an error that nobody saw."""
     if not task.cancelled():
         task.exception()
+
+
+async def itself(ledger: PostgresLedger) -> PostgresLedger:
+    return ledger
+
+
+async def wrong_one(shard: Shard) -> str | None:
+    """Opens a shard. One that is away is opened later; one that is the wrong one is no start."""
+    try:
+        await shard.open()
+    except SchemaUnknown as error:
+        return str(error)
+    except LedgerUnavailable:
+        return None
+    return None

@@ -21,14 +21,15 @@ from typing import Any, TypeVar
 from flashsale.backends.batch import AWAY, BUSY
 from flashsale.backends.ids import mark_of
 from flashsale.backends.postgres import catalogue, moves, placing
-from flashsale.backends.postgres.catalogue import Alone, Altered, Announced
+from flashsale.backends.postgres.alone import Alone, Altered
+from flashsale.backends.postgres.catalogue import Announced
 from flashsale.backends.postgres.connect import Connection
 from flashsale.backends.postgres.ledger import PostgresLedger
 from flashsale.backends.postgres.merged import OF_ALL, Merged
 from flashsale.backends.postgres.moves import Move
 from flashsale.backends.postgres.rows import SHARDS
 from flashsale.backends.postgres.seat import Seat, place_of
-from flashsale.backends.postgres.shard import Round, Shard
+from flashsale.backends.postgres.shard import Round, Shard, itself, wrong_one
 from flashsale.backends.postgres.whereabouts import Heard, Whereabouts
 from flashsale.core.catalogue import CreateSale, DeleteSale, EditSale, SaleChange, sale_id_of
 from flashsale.core.checkout import Checkout, Opened
@@ -37,12 +38,16 @@ from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
 from flashsale.core.payment import PaymentStatus, TransactionKey
 from flashsale.core.questions import (
+    AdmissionOf,
     BasesOf,
+    DrawnOrder,
+    EntrantsOf,
     FiguresOf,
     FindDeadLetter,
     FindOrder,
     FindReservations,
     FindSales,
+    FindTickets,
     JournalPage,
     LedgerCheck,
     Query,
@@ -54,6 +59,7 @@ from flashsale.core.reservation import Reservation
 from flashsale.core.right import FIRST
 from flashsale.core.sale import Sale, SaleState, state_at
 from flashsale.core.stock import Attempt, Decided
+from flashsale.core.waiting_room import DrawStep, Joining, Room, Ticket, Turn, Turned
 from flashsale.ports import Clock, LedgerUnavailable, Observer, PaymentFact, PutOff, RefundFact, Reply, SchemaUnknown
 from flashsale.tracing import TRACE_ID
 
@@ -93,12 +99,12 @@ class ShardedLedger:
 
         first = await opening(FIRST, None)()
         ledger._secret = first.secret
-        ledger.shards.append(Shard(FIRST, partial(_itself, first)))
+        ledger.shards.append(Shard(FIRST, partial(itself, first)))
         try:
             await ledger.shards[FIRST].open()
             ledger_id = (await first.alone(_ledger_id)) or ""
             ledger.shards += [Shard(number, opening(number, ledger_id)) for number in range(1, len(urls))]
-            wrong = [fault for fault in await asyncio.gather(*map(_wrong, ledger.shards)) if fault]
+            wrong = [fault for fault in await asyncio.gather(*map(wrong_one, ledger.shards)) if fault]
             if wrong:
                 raise SchemaUnknown("; ".join(wrong))
             await ledger._look()
@@ -132,6 +138,18 @@ class ShardedLedger:
 
     async def release(self, reservation_id: str, user_id: str | None) -> Reservation | Refused:
         return await self._ask(await self._home((reservation_id,)), moves.release(reservation_id, user_id))
+
+    async def join(self, sale_id: str, wanted: Sequence[Joining]) -> list[Ticket | Refused]:
+        return await self.shards[await self.where.of_sale(sale_id)].ledger.join(sale_id, wanted)
+
+    async def leave(self, sale_id: str, number: int) -> None:
+        await self.shards[await self.where.of_sale(sale_id)].ledger.leave(sale_id, number)
+
+    async def draw(self, sale_id: str, step: DrawStep) -> Room | None:
+        return await self.shards[await self.where.of_sale(sale_id)].ledger.draw(sale_id, step)
+
+    async def admit(self, turn: Turn) -> Turned:
+        return await self.shards[await self.where.of_sale(turn.sale_id)].ledger.admit(turn)
 
     async def expire(self) -> int:
         return sum((await self._sweep.ask(Shard.expire)).values())
@@ -250,6 +268,8 @@ class ShardedLedger:
         """The one shard that can answer; None: all have to be asked."""
         match query:
             case LedgerCheck() | JournalPage() | FiguresOf() | BasesOf():
+                return await self.where.of_sale(query.sale_id)
+            case FindTickets() | EntrantsOf() | DrawnOrder() | AdmissionOf():
                 return await self.where.of_sale(query.sale_id)
             case StockOf(sale_id=str(sale_id)):
                 return self.where.known.get(sale_id)
@@ -370,20 +390,5 @@ def _may_be_another_orders(settled: Opened, fact: PaymentFact) -> bool:
     return settled.payment.status is PaymentStatus.FAILED and fact.transaction.status > PaymentStatus.FAILED
 
 
-async def _itself(ledger: PostgresLedger) -> PostgresLedger:
-    return ledger
-
-
 async def _ledger_id(db: Connection) -> Altered:
     return Altered((await place_of(db)).ledger_id)
-
-
-async def _wrong(shard: Shard) -> str | None:
-    """Opens a shard. One that is away is opened later; one that is the wrong one is no start."""
-    try:
-        await shard.open()
-    except SchemaUnknown as error:
-        return str(error)
-    except LedgerUnavailable:
-        return None
-    return None

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from flashsale.backends.queries import load_queries
-from flashsale.backends.sqlite import queue, rows
+from flashsale.backends.sqlite import queue, rooms, rows
 from flashsale.backends.sqlite.by_user import place
 from flashsale.backends.sqlite.rows import array
 from flashsale.backends.told import told
@@ -16,12 +16,15 @@ from flashsale.core.event import Told
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
 from flashsale.core.questions import (
+    AdmissionOf,
     AuditEntry,
     AuditPage,
     BasesOf,
     DeadLetterCount,
     DeadLetters,
+    DrawnOrder,
     DueWork,
+    EntrantsOf,
     EventsAfter,
     EventsWaiting,
     FiguresOf,
@@ -30,7 +33,9 @@ from flashsale.core.questions import (
     FindOrder,
     FindOrders,
     FindReservations,
+    FindRooms,
     FindSales,
+    FindTickets,
     JournalPage,
     LedgerCheck,
     MovedProducts,
@@ -174,6 +179,11 @@ ANSWERS: dict[type[Any], Callable[[sqlite3.Connection, Any], Any]] = {
     DeadLetters: queue.letters,
     FindDeadLetter: queue.letter,
     DeadLetterCount: queue.letter_count,
+    FindRooms: rooms.rooms,
+    FindTickets: rooms.tickets,
+    EntrantsOf: rooms.entrants,
+    DrawnOrder: rooms.drawn,
+    AdmissionOf: rooms.admission,
 }
 
 LONG: frozenset[type[Any]] = frozenset(
@@ -188,6 +198,8 @@ LONG: frozenset[type[Any]] = frozenset(
         DeadLetters,
         DeadLetterCount,
         QueueFigures,
+        EntrantsOf,
+        DrawnOrder,
     }
 )
 """Questions whose time grows with the ledger: they are answered apart from the buyers' short ones."""

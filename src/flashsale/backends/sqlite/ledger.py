@@ -40,7 +40,7 @@ from flashsale.backends.batch import (
     into,
     taken_in,
 )
-from flashsale.backends.sqlite import moves, rows
+from flashsale.backends.sqlite import catalogue, moves, rooms, rows
 from flashsale.backends.sqlite.file import FileLock, connect, is_fatal, is_full, is_passing, migrate, readable
 from flashsale.backends.sqlite.find import ANSWERS, LONG
 from flashsale.backends.sqlite.group import Deliver, Group
@@ -57,6 +57,7 @@ from flashsale.core.request import Request
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Decided, refuse_early
+from flashsale.core.waiting_room import DrawStep, Joining, Room, Ticket, Turn, Turned
 from flashsale.ports import (
     FAILED,
     Clock,
@@ -192,6 +193,18 @@ class SqliteLedger:
     async def redrive(self, letter_id: str, request: Request, actor: str) -> Decided | Refused:
         return await self.move(moves.redrive, letter_id, request, actor)
 
+    async def join(self, sale_id: str, wanted: Sequence[Joining]) -> list[Ticket | Refused]:
+        return await self.move(rooms.join, sale_id, wanted)
+
+    async def leave(self, sale_id: str, number: int) -> None:
+        await self.move(rooms.leave, sale_id, number)
+
+    async def draw(self, sale_id: str, step: DrawStep) -> Room | None:
+        return await self.move(rooms.draw, sale_id, step)
+
+    async def admit(self, turn: Turn) -> Turned:
+        return await self.move(rooms.admit, turn)
+
     async def expire(self) -> int:
         refusals, self._lost = self._lost, Counter()
         try:
@@ -209,7 +222,7 @@ class SqliteLedger:
         return await self.move(moves.cancel_order, order_id, user_id, reason)
 
     async def change_sale(self, change: SaleChange) -> Sale | Refused | None:
-        return await self.move(moves.alter_sale, change)
+        return await self.move(catalogue.alter, change)
 
     async def find(self, query: Query[T]) -> T:
         answering = ANSWERS[type(query)]

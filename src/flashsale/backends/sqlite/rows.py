@@ -64,6 +64,8 @@ def books_of_attempts(db: sqlite3.Connection, sales: Mapping[str, Sale], attempt
     for row in db.execute(SQL["stock"], (lines,)):
         books.stock[row[0], row[1]] = Stock(*row)
     _reservations(db, books, (each for a in attempts if a.slip for each in a.slip.ids))
+    if passes := {(a.sale_id, a.pass_number) for a in attempts if a.pass_number is not None}:
+        books.spent = dict.fromkeys(db.execute(SQL["spent_passes"], (array(passes),)), "")
     users = {(a.user_id, a.sale_id): place(a.user_id, a.sale_id) for a in attempts}
     if seen := known(db, users.values()):
         users = {user: at for user, at in users.items() if at in seen}
@@ -129,6 +131,8 @@ def add_claims(db: sqlite3.Connection, books: Books, provider: str, transaction_
 def store(db: sqlite3.Connection, books: Books, by_user: ByUser) -> None:
     """Writes everything that was decided. Raises RowChanged when a row is not what it was when loaded."""
     _store_new(db, books.new_reservations, by_user)
+    if books.spent:
+        db.executemany(SQL["spend_passes"], books.newly_spent)
     _store_changed(db, books, by_user)
     store_journal(db, books.journal)
     for line in sorted(books.touched_stock):

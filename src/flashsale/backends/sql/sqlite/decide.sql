@@ -73,6 +73,13 @@ SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r
 FROM json_each(?1) AS a
 CROSS JOIN reservation AS r ON r.reservation_id = a.value;
 
+-- Passes that are spent: ?1 is a JSON array of [sale_id, number].
+
+-- name: spent_passes
+SELECT p.sale_id, p.number
+FROM json_each(?1) AS a
+CROSS JOIN spent_pass AS p ON p.sale_id = a.value ->> 0 AND p.number = a.value ->> 1;
+
 -- name: orders
 SELECT o.order_id, o.user_id, o.sale_id, o.status, o.currency, o.lines, o.payment_method, o.shipping_address,
        o.created_at_ms, o.sequence, o.reason, o.transaction_id
@@ -123,6 +130,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: last_reservation
 SELECT coalesce(max(seq), 0) FROM reservation;
+
+-- name: spend_passes
+INSERT OR ROLLBACK INTO spent_pass (sale_id, number, reservation_id) VALUES (?, ?, ?);
 
 -- name: changed_reservation
 UPDATE reservation SET status = ?3, order_id = ?4, returned_quantity = ?5 WHERE reservation_id = ?1 AND status = ?2
