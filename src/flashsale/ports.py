@@ -23,6 +23,7 @@ from flashsale.core.request import Request
 from flashsale.core.reservation import Reservation
 from flashsale.core.retention import Reach
 from flashsale.core.sale import Sale
+from flashsale.core.sighting import Sighting
 from flashsale.core.stock import Attempt, Decided, Granted, Pending
 from flashsale.core.waiting_room import DrawStep, Joining, Room, Ticket, Turn, Turned
 
@@ -318,6 +319,9 @@ class Gate(Protocol):
 
     async def take(self, drafts: Sequence[Draft]) -> list[Allowance]:
         """Takes out of rate-limit buckets, by the gate's own clock; one answer for each draft, in order."""
+
+    async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
+        """Of each how many members its group has had within the window, by the gate's own clock, after this one."""
 
     async def settings(self) -> dict[str, str]:
         """The shared settings, and under "version" the highest that set one; empty when none is known."""

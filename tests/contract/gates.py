@@ -25,6 +25,10 @@ CLOCK = {
         re.compile(r"local function clock_us\(\).*?\nend\n", re.DOTALL),
         "local function clock_us() return {} end\n",
     ),
+    "sightings": (
+        re.compile(r"local function clock_ms\(\).*?\nend\n", re.DOTALL),
+        "local function clock_ms() return {} end\n",
+    ),
 }
 ORIGIN_MS = 1_700_000_000_000
 
@@ -67,7 +71,7 @@ class HeldRedis(Held):
 
     def pass_ms(self, ms: int) -> None:
         super().pass_ms(ms)
-        times = {"gate": self.clock.ms, "buckets": (self.clock.ms - ORIGIN_MS) * 1000}
+        times = {"gate": self.clock.ms, "sightings": self.clock.ms, "buckets": (self.clock.ms - ORIGIN_MS) * 1000}
         self.gate.scripts = self._as_they_come._replace(**{name: self._at(name, now) for name, now in times.items()})
 
     def _at(self, name: str, now: int):

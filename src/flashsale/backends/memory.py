@@ -13,10 +13,12 @@ from flashsale.core import permits, rate_limit
 from flashsale.core.books import Line
 from flashsale.core.permits import Counter, Permit, Synchronised, Wish
 from flashsale.core.rate_limit import Allowance, Draft
+from flashsale.core.sighting import Members, Sighting, sighted
 from flashsale.ports import Clock
 
 PRODUCTS_MAX = 10_000
 BUCKETS_MAX = 200_000
+GROUPS_MAX = 100_000
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -31,6 +33,7 @@ class MemoryGate:
         self._clock = clock
         self._products: OrderedDict[Line, Counter] = OrderedDict()
         self._buckets: OrderedDict[str, float] = OrderedDict()
+        self._groups: OrderedDict[str, Members] = OrderedDict()
         self._settings: dict[str, tuple[int, str]] = {}
 
     async def permit(self, wishes: Sequence[Wish]) -> list[Permit]:
@@ -72,6 +75,19 @@ class MemoryGate:
         full_at_us, answer = rate_limit.take(self._buckets.pop(draft.bucket, 0.0), draft, now_us)
         _keep(self._buckets, draft.bucket, full_at_us, BUCKETS_MAX)
         return answer
+
+    async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
+        now_ms = self._clock.now_ms()
+        return [self._sighted(sighting, now_ms) for sighting in sightings]
+
+    def _sighted(self, sighting: Sighting, now_ms: int) -> int:
+        members = self._groups.pop(sighting.group, None)
+        if members is None:
+            members = OrderedDict()
+        count = sighted(members, sighting, now_ms)
+        if members:
+            _keep(self._groups, sighting.group, members, GROUPS_MAX)
+        return count
 
     async def settings(self) -> dict[str, str]:
         return shown(self._settings)

@@ -7,7 +7,7 @@ synchronisation by its sequence. Taking from a bucket twice only makes a limit s
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from flashsale.backends.redis.connect import Script, address_of, load_script, sl
 from flashsale.core.books import Line
 from flashsale.core.permits import Permit, Synchronised, Verdict, Wish
 from flashsale.core.rate_limit import Allowance, Draft
+from flashsale.core.sighting import Sighting
 from flashsale.ports import GateAway
 
 BATCH_MAX = 512
@@ -29,12 +30,16 @@ _read_available = msgspec.msgpack.Decoder(list[list[int]]).decode
 _read_flags = msgspec.msgpack.Decoder(list[list[bool]]).decode
 _read_nothing = msgspec.msgpack.Decoder(list[int]).decode
 _read_allowances = msgspec.msgpack.Decoder(list[Allowance]).decode
+_read_counts = msgspec.msgpack.Decoder(list[int]).decode
+
+T = TypeVar("T")
 
 
 class Scripts(NamedTuple):
     gate: Script
     buckets: Script
     settings: Script
+    sightings: Script
 
 
 class Part(NamedTuple):
@@ -57,7 +62,7 @@ class RedisGate:
     @classmethod
     async def open(cls, url: str) -> "RedisGate":
         """A server that is away is no error: the gate is in trouble until it comes."""
-        gate = cls(url, Scripts(load_script("gate"), load_script("buckets"), load_script("settings")))
+        gate = cls(url, Scripts(*map(load_script, Scripts._fields)))
         await gate._caller.greet(SETTINGS_KEY)
         return gate
 
@@ -106,17 +111,29 @@ class RedisGate:
         return answers
 
     async def take(self, drafts: Sequence[Draft]) -> list[Allowance]:
+        return await self._of_each(self.scripts.buckets, drafts, [_bucket(each) for each in drafts], _read_allowances)
+
+    async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
+        groups = [f"fs:seen:{each.group}" for each in sightings]
+        return await self._of_each(self.scripts.sightings, sightings, groups, _read_counts)
+
+    async def _of_each(
+        self, script: Script, things: Sequence[Any], keys: Sequence[str], read: Callable[[bytes], list[T]]
+    ) -> list[T]:
+        """Of each thing, which has a key of its own, what the script answers."""
         slots = [
             [places[first : first + BATCH_MAX] for first in range(0, len(places), BATCH_MAX)]
-            for places in by(drafts, lambda draft: self._slot(_bucket(draft))).values()
+            for places in by(keys, self._slot).values()
         ]
         outcomes = await self._caller.each([
-            [_taking(self.scripts.buckets, [drafts[place] for place in places]) for places in slot] for slot in slots
+            [Call(script, [keys[place] for place in places], (_pack([things[place] for place in places]),))
+             for places in slot]
+            for slot in slots
         ])  # fmt: skip
-        found: dict[int, Allowance] = {}
+        found: dict[int, T] = {}
         for places, outcome in zip(chain.from_iterable(slots), outcomes, strict=True):
-            found |= zip(places, _read_allowances(_answered(outcome)), strict=True)
-        return [found[place] for place in range(len(drafts))]
+            found |= zip(places, read(_answered(outcome)), strict=True)
+        return [found[place] for place in range(len(things))]
 
     async def settings(self) -> dict[str, str]:
         return await self._put({}, 0)
@@ -174,10 +191,6 @@ def _keys(line: Line) -> list[str]:
 
 def _bucket(draft: Draft) -> str:
     return f"fs:bucket:{draft.bucket}"
-
-
-def _taking(buckets: Script, drafts: Sequence[Draft]) -> Call:
-    return Call(buckets, [_bucket(draft) for draft in drafts], (_pack(drafts),))
 
 
 def _probe(buckets: Script, key: str) -> Call:
