@@ -18,6 +18,7 @@ ORDER = "({seq}, 'flashsale.orders', 'order.created', 'ord_{number}', 1, 1, '{{}
 
 AS_IT_WAS = """
 DROP TABLE room, ticket, spent_pass, draw_part;
+DROP TABLE origin, risk_decision; ALTER TABLE reservation DROP COLUMN origin;
 DROP INDEX reservation_request;
 ALTER TABLE reservation DROP COLUMN request_line;
 ALTER TABLE journal DROP COLUMN trace_id;

@@ -28,6 +28,7 @@ TERMS = [
     {"ends_at_ms": OPENING_MS + 10 * HOLD_MS},
     {},
     {"settlement": Settlement.NONE},
+    {"per_device_limit": 2, "per_address_limit": 4},
 ]
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from flashsale.core.books import Books
 from flashsale.core.journal import EFFECT, Kind, Movement
 from flashsale.core.order import Order, OrderStatus
+from flashsale.core.origin import limit_of, read_marks
 from flashsale.core.payment import Due, Payment, PaymentStatus
 from flashsale.core.reservation import TRANSITIONS, Reservation, Status
 
@@ -20,7 +21,9 @@ def audit(books: Books, *, limits: bool = True) -> None:
     _counters_are_the_sum_of_the_journal(books)
     _each_reservation_went_a_way_of_the_table(books)
     _claims_are_what_users_have(books)
+    _places_count_what_came_from_there(books)
     if limits:
+        _no_place_has_more_than_its_limit(books)
         _nobody_has_more_than_the_limit(books)
     _units_are_sold_for_money_only(books)
     _money_is_kept_for_units_only(books)
@@ -79,6 +82,28 @@ def _claims_are_what_users_have(books: Books) -> None:
     for each in books.reservations.values():
         has[each.user_id, each.sale_id, each.sku_id] += each.quantity * (each.status in LIVE)
     assert {claim: quantity for claim, quantity in books.claims.items() if quantity} == +has
+
+
+def _from_places(books: Books) -> Counter[tuple[str, str]]:
+    has = Counter[tuple[str, str]]()
+    for each in books.reservations.values():
+        for mark in read_marks(each.origin):
+            has[each.sale_id, mark] += each.quantity * (each.status in LIVE)
+    return has
+
+
+def _places_count_what_came_from_there(books: Books) -> None:
+    has = _from_places(books)
+    assert {place: units for place, units in books.origins.items() if units} == +has, (
+        "a device or network is miscounted"
+    )
+
+
+def _no_place_has_more_than_its_limit(books: Books) -> None:
+    for (sale_id, mark), units in _from_places(books).items():
+        sale = books.sales.get(sale_id)
+        limit = limit_of(sale.shared, mark) if sale and sale.shared else None
+        assert limit is None or units <= limit, f"{mark} has {units} units"
 
 
 def _nobody_has_more_than_the_limit(books: Books) -> None:

@@ -43,8 +43,20 @@ keys = st.sampled_from(KEYS)
 quantities = st.integers(1, 3)
 singles = st.builds(lambda sku, units: ((sku, units),), st.sampled_from(sorted(UNITS)), quantities)
 carts = st.builds(lambda a, b: (("lamp", a), ("bulb", b)), quantities, quantities)
-attempts = st.builds(lambda user, items, key: an_attempt(user, *items, key=key), users, singles | carts, keys)
+attempts = st.builds(
+    lambda user, items, key: from_somewhere(an_attempt(user, *items, key=key)), users, singles | carts, keys
+)
 numbers = st.integers(0, 10**6)
+
+
+DEVICES = {"ann": "d" + "1" * 16, "bob": "d" + "1" * 16, "cyd": "d" + "2" * 16}
+NETWORK = "a" + "0" * 16
+
+
+def from_somewhere(attempt: Attempt) -> Attempt:
+    """Ann and bob share a device, and all of them an address."""
+    attempt.marks = (DEVICES[attempt.user_id], NETWORK)
+    return attempt
 
 
 def the_sale(**terms):
@@ -186,7 +198,7 @@ def play(machine: SaleMachine, seed: int, steps: int) -> None:
 def _attempt(chance: Random) -> Attempt:
     items = [(sku_id, chance.choice((1, 1, 2, 3))) for sku_id in sorted(UNITS)]
     chosen = items if chance.random() < 0.3 else [chance.choice(items)]
-    return an_attempt(chance.choice(USERS), *chosen, key=chance.choice(KEYS))
+    return from_somewhere(an_attempt(chance.choice(USERS), *chosen, key=chance.choice(KEYS)))
 
 
 def _number(chance: Random) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from core.machine import SaleMachine, play
+from core.machine import UNITS, SaleMachine, play, the_sale
+from core.shop import Shop
 
 from flashsale.core import books, catalogue, checkout, exits, journal, settlement, stock
 from flashsale.core.journal import Effect, Kind
@@ -24,6 +25,8 @@ def always(*_: Any) -> bool:
 PROTECTIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "stock is checked": lambda patch: patch.setattr(stock, "sold_out", nothing),
     "the limit is checked": lambda patch: patch.setattr(stock, "_over_limit", nothing),
+    "what a device and a network have is checked": lambda patch: patch.setattr(stock, "_over_shared_limit", nothing),
+    "late money fits where it comes from": lambda patch: patch.setattr(settlement, "_fit_where_they_come_from", always),
     "the limit is given back": lambda patch: patch.setitem(books.CLAIMED_BY, Kind.EXPIRE, 0),
     "a paused sale sells nothing": lambda patch: patch.setattr(stock, "_closed", nothing),
     "a repeated key is answered": lambda patch: patch.setattr(stock, "_replay", nothing),
@@ -53,4 +56,5 @@ def test_with_all_protections_nothing_is_found():
 
 def look_for_a_wrong_sale() -> None:
     for seed in range(150):
-        play(SaleMachine(), seed, steps=60)
+        terms = {"per_device_limit": 2, "per_address_limit": 4} if seed % 2 else {}
+        play(SaleMachine(Shop(the_sale(**terms), units=UNITS)), seed, steps=60)

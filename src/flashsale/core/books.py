@@ -15,16 +15,19 @@ from flashsale.core.event import Event, Topic
 from flashsale.core.journal import Kind, Movement, Stock, move
 from flashsale.core.letter import DeadLetter
 from flashsale.core.order import Order
+from flashsale.core.origin import read_marks
 from flashsale.core.payment import Payment, Refund, Right, TransactionKey
 from flashsale.core.refusal import recalled
 from flashsale.core.request import Request
-from flashsale.core.reservation import TRANSITIONS, Reservation, Status
+from flashsale.core.reservation import CLAIMING, TRANSITIONS, Reservation, Status
 from flashsale.core.sale import Sale
 
 Line = tuple[str, str]
 """`(sale_id, sku_id)`: the key of a stock row."""
 Claim = tuple[str, str, str]
 """`(user_id, sale_id, sku_id)`: what a purchase limit is counted over."""
+Place = tuple[str, str]
+"""`(sale_id, mark)`: what the limits of devices and addresses are counted over."""
 Keyed = tuple[str, str, str]
 """`(user_id, sale_id, request_key)`."""
 
@@ -36,45 +39,21 @@ class Books:
     """The rows of one transaction and what has been decided on them."""
 
     __slots__ = (
-        "audited",
-        "changed_orders",
-        "changed_payments",
-        "changed_refunds",
-        "changed_reservations",
-        "changed_rights",
-        "claims",
-        "events",
-        "filled",
-        "journal",
-        "letters",
-        "new_letters",
-        "new_orders",
-        "new_payments",
-        "new_refunds",
-        "new_reservations",
-        "orders",
-        "payments",
-        "queued",
-        "redriven",
-        "refunds",
-        "requests",
-        "reservations",
-        "rights",
-        "sales",
-        "spent",
-        "stock",
-        "taken",
-        "touched_stock",
-        "trace_id",
+        "audited", "changed_orders", "changed_payments", "changed_refunds", "changed_reservations", "changed_rights",
+        "claims", "events", "filled", "journal", "letters", "new_letters", "new_orders", "new_payments", "new_refunds",
+        "new_reservations", "orders", "origins", "payments", "queued", "redriven", "refunds", "requests",
+        "reservations", "rights", "sales", "spent", "stock", "taken", "touched_stock", "trace_id",
     )  # fmt: skip
 
-    def __init__(self, sales: Mapping[str, Sale]) -> None:
+    def __init__(self, sales: Mapping[str, Sale]) -> None:  # noqa: PLR0915  # a line for each kind of row
         self.sales = sales
         self.trace_id: str | None = None
         """Of the request that is being decided: what is recorded now belongs to it."""
         self.stock: dict[Line, Stock] = {}
         self.claims: dict[Claim, int] = {}
         """Units held and bought, counted from the user's reservations."""
+        self.origins: dict[Place, int] = {}
+        """The same, from one device or network."""
         self.requests: dict[Keyed, list[Reservation]] = {}
         self.reservations: dict[str, Reservation] = {}
         self.orders: dict[str, Order] = {}
@@ -216,6 +195,20 @@ class Books:
     def _claim(self, reservation: Reservation, quantity: int) -> None:
         claim = (reservation.user_id, reservation.sale_id, reservation.sku_id)
         self.claims[claim] = self.claims.get(claim, 0) + quantity
+        for mark in read_marks(reservation.origin):
+            place = (reservation.sale_id, mark)
+            self.origins[place] = self.origins.get(place, 0) + quantity
+
+    def origins_moved(self) -> tuple[list[Reservation], list[Reservation]]:
+        """The reservations with marks that begin, and those that cease, to count for these."""
+        fresh = {each.reservation_id for each in self.new_reservations if each.origin}
+        begin = [each for each in self.new_reservations if each.origin and each.status in CLAIMING]
+        cease: list[Reservation] = []
+        for reservation_id, before in self.changed_reservations.items():
+            row = self.reservations[reservation_id]
+            if row.origin and reservation_id not in fresh and (row.status in CLAIMING) != (before in CLAIMING):
+                (begin if row.status in CLAIMING else cease).append(row)
+        return begin, cease
 
     def _move(self, reservation: Reservation, kind: Kind, actor: str, now_ms: int) -> None:
         line = (reservation.sale_id, reservation.sku_id)

@@ -25,6 +25,7 @@ def attempt_of(request: Request, place: int | None = None) -> Attempt:
     return Attempt(
         request.user_id, request.sale_id, request.items, None, request.kind, slip, request.trace_id,
         pass_number=request.pass_number,
+        marks=request.marks, hold_seconds=request.hold_seconds,
     )  # fmt: skip
 
 
@@ -64,8 +65,8 @@ def redrive(
     if letter is None:
         return not_found("deadLetterId", letter_id)
     slip = Slip(reservation_ids, now_ms, request.reservation_ids[0])
-    items, kind = request.items, request.kind
-    attempt = Attempt(request.user_id, request.sale_id, items, None, kind, slip, books.trace_id)
+    attempt = attempt_of(request)
+    attempt.slip, attempt.trace_id = slip, books.trace_id
     outcome = decide_queued(books, attempt, now_ms)
     if isinstance(outcome, Decided) and letter.redriven_at_ms is None:
         letter = replace(letter, redriven_as=reservation_ids, redriven_at_ms=now_ms)

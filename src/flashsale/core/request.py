@@ -12,9 +12,11 @@ from hashlib import blake2b
 import msgspec
 from msgspec.structs import replace
 
+from flashsale.core.origin import is_mark
 from flashsale.core.reservation import RequestKind
 
 ITEMS_MAX = 100
+MARKS_MAX = 8
 QUANTITY_MAX = 10_000
 
 BATCH_MAX = 250
@@ -53,6 +55,10 @@ class Request(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     trace_id: str | None = None
     pass_number: int | None = None
     """Of the pass that it brings."""
+    marks: tuple[str, ...] = ()
+    """Over which the sale limits units (core/origin.py)."""
+    hold_seconds: int | None = None
+    """Shorter than the sale's, for somebody who keeps reserving without paying."""
     version: int = VERSION
 
     @property
@@ -105,6 +111,10 @@ def _fault(request: Request) -> str | None:
         return "items: must name each product once"
     if not all(1 <= item.quantity <= QUANTITY_MAX for item in request.items):
         return f"items: each quantity must be 1 to {QUANTITY_MAX}"
+    if len(request.marks) > MARKS_MAX or not all(map(is_mark, request.marks)):
+        return f"marks: must be at most {MARKS_MAX} marks of an origin"
+    if request.hold_seconds is not None and request.hold_seconds < 1:
+        return "holdSeconds: must be at least 1"
     texts = [*request.reservation_ids, request.user_id, request.sale_id, *(item.sku_id for item in request.items)]
     if request.redrive_of is not None:
         texts.append(request.redrive_of)

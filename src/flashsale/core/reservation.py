@@ -72,6 +72,8 @@ class Reservation(msgspec.Struct, array_like=True):
     """Of a REJECTED one: why, as `core.refusal.kept` writes it."""
     redrive_of: str | None = None
     """The reservation that a dead letter had, of which this is another try."""
+    origin: str | None = None
+    """The marks over which its sale limits units (core/origin.py), as `written` writes them."""
 
 
 def is_bare(reservation: Reservation) -> bool:

@@ -15,6 +15,8 @@ from functools import cached_property
 import msgspec
 from msgspec.structs import replace
 
+from flashsale.core.origin import Shared
+
 
 class SaleState(StrEnum):
     DRAFT = "DRAFT"
@@ -89,12 +91,22 @@ class Sale(msgspec.Struct, frozen=True, dict=True, rename="camel"):
     one_active_hold: bool = False
     waiting_room: RoomTerms | None = None
     """None: it has none, and whoever comes may buy."""
+    require_device: bool = False
+    """Whether who gives no device facts looks suspicious (core/risk.py)."""
+    per_device_limit: int | None = None
+    per_address_limit: int | None = None
     version: int = 1
     created_at_ms: int = 0
 
     @cached_property
     def by_sku(self) -> dict[str, Product]:
         return {product.sku_id: product for product in self.products}
+
+    @cached_property
+    def shared(self) -> Shared | None:
+        """How many units those get together who come from one place; None where that is nobody's concern."""
+        limits = Shared(self.per_device_limit, self.per_address_limit)
+        return None if limits == (None, None) else limits
 
     def product(self, sku_id: str) -> Product | None:
         return self.by_sku.get(sku_id)

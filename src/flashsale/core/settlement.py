@@ -18,14 +18,16 @@ dropped: an authorisation becomes a void, captured money becomes a refund.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from flashsale.core.books import Books
+from flashsale.core.books import Books, Place
 from flashsale.core.checkout import Opened, claims
 from flashsale.core.exits import expire, expired, fall, illegal
 from flashsale.core.journal import Kind
 from flashsale.core.order import TRANSITIONS, Order, OrderStatus
+from flashsale.core.origin import Shared, limit_of, read_marks
 from flashsale.core.payment import Due, Payment, PaymentStatus, Refund, Transaction
 from flashsale.core.refusal import Refusal, Refused, not_found
 from flashsale.core.reservation import Reservation, Status, lapsed
@@ -167,7 +169,21 @@ def _room_for(books: Books, order: Order, now_ms: int) -> bool:
     for reservation in lines:
         if reservation.status is Status.EXPIRED:
             wanted[reservation.sku_id] += reservation.quantity
-    return all(_fits(books, order, sku_id, quantity) for sku_id, quantity in wanted.items())
+    if not all(_fits(books, order, sku_id, quantity) for sku_id, quantity in wanted.items()):
+        return False
+    limits = books.sales[order.sale_id].shared
+    return limits is None or _fit_where_they_come_from(books, limits, lines)
+
+
+def _fit_where_they_come_from(books: Books, limits: Shared, lines: Sequence[Reservation]) -> bool:
+    more: Counter[Place] = Counter()
+    for each in lines:
+        for mark in read_marks(each.origin):
+            more[each.sale_id, mark] += each.quantity * (each.status is Status.EXPIRED)
+    return all(
+        (limit := limit_of(limits, place[1])) is None or books.origins.get(place, 0) + quantity <= limit
+        for place, quantity in more.items()
+    )
 
 
 def _can_come_back(reservation: Reservation, now_ms: int) -> bool:

@@ -17,6 +17,7 @@ import msgspec
 
 from flashsale.core.books import Books
 from flashsale.core.journal import Kind
+from flashsale.core.origin import Shared, kind_of, limit_of, written
 from flashsale.core.refusal import Refusal, Refused, first_said, kept, not_found
 from flashsale.core.request import Item
 from flashsale.core.reservation import RequestKind, Reservation, Status, is_bare
@@ -61,6 +62,10 @@ class Attempt(msgspec.Struct):
     of refusals: behind an earlier reservation with this key, and behind the rules that stand before it."""
     pass_number: int | None = None
     """Of the pass that it brings, which was found genuine."""
+    marks: tuple[str, ...] = ()
+    """Where it comes from, as far as its sale limits that (core/origin.py)."""
+    hold_seconds: int | None = None
+    """How long its units are held, if not as long as the sale says."""
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -259,9 +264,8 @@ def _refused_by_the_rules(books: Books, attempt: Attempt, closed: Refused | None
         return closed
     if (attempt.sale_id, attempt.pass_number) in books.spent:
         return pass_required(attempt.sale_id, "The pass was used before")
-    for item in attempt.items:
-        if refused := _over_limit(books, sale, attempt, item):
-            return refused
+    if refused := _over_limits(books, sale, attempt):
+        return refused
     for item in attempt.items:
         if item.quantity > (available := books.stock[attempt.sale_id, item.sku_id].available):
             return sold_out(item.sku_id, item.quantity, available)
@@ -294,6 +298,13 @@ def _closed_as(sale: Sale, state: SaleState) -> Refused | None:
     return Refused(Refusal.NOT_STARTED, f"Sale {sale.sale_id} has not started", details)
 
 
+def _over_limits(books: Books, sale: Sale, attempt: Attempt) -> Refused | None:
+    for item in attempt.items:
+        if refused := _over_limit(books, sale, attempt, item):
+            return refused
+    return _over_shared_limit(books, sale.shared, attempt) if sale.shared is not None else None
+
+
 def _over_limit(books: Books, sale: Sale, attempt: Attempt, item: Item) -> Refused | None:
     product = sale.by_sku[item.sku_id]
     has = books.claims.get((attempt.user_id, attempt.sale_id, item.sku_id), 0)
@@ -302,6 +313,18 @@ def _over_limit(books: Books, sale: Sale, attempt: Attempt, item: Item) -> Refus
     details = {"skuId": item.sku_id, "limit": product.per_user_limit, "alreadyHeld": has}
     message = f"Purchase limit of {item.sku_id} is {product.per_user_limit}; already held or bought: {has}"
     return Refused(Refusal.LIMIT_EXCEEDED, message, details)
+
+
+def _over_shared_limit(books: Books, limits: Shared, attempt: Attempt) -> Refused | None:
+    """What all accounts together may have on one device, or in one network."""
+    wanted = sum(item.quantity for item in attempt.items)
+    for mark in attempt.marks:
+        limit, has = limit_of(limits, mark), books.origins.get((attempt.sale_id, mark), 0)
+        if limit is not None and has + wanted > limit:
+            details = {"limitedBy": kind_of(mark), "limit": limit, "alreadyHeld": has}
+            message = f"Purchase limit of one {kind_of(mark)} in this sale is {limit}; already held or bought: {has}"
+            return Refused(Refusal.LIMIT_EXCEEDED, message, details)
+    return None
 
 
 def sold_out(sku_id: str, requested: int, available: int) -> Refused:
@@ -325,10 +348,11 @@ def _grant(
     books: Books, sale: Sale, attempt: Attempt, item: Item, now_ms: int, reservation_id: str, redrive_of: str | None
 ) -> Reservation:
     product = sale.by_sku[item.sku_id]
+    hold_seconds = sale.reservation_seconds if attempt.hold_seconds is None else attempt.hold_seconds
     reservation = Reservation(
         reservation_id, attempt.user_id, attempt.sale_id, item.sku_id, item.quantity, Status.RESERVED,
-        product.price_minor, product.currency, now_ms, now_ms + sale.reservation_seconds * 1000,
-        attempt.kind, attempt.key, redrive_of=redrive_of,
+        product.price_minor, product.currency, now_ms, now_ms + hold_seconds * 1000,
+        attempt.kind, attempt.key, redrive_of=redrive_of, origin=written(attempt.marks) if attempt.marks else None,
     )  # fmt: skip
     books.grant(reservation, attempt.user_id)
     if sale.settlement is Settlement.NONE:

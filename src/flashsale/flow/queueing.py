@@ -74,8 +74,9 @@ class Asking:
             beyond = keyed_id(ledger.secret, request.user_id, request.sale_id, self.key, len(request.items), mark)
         slip = Slip(request.reservation_ids, request.at_ms, beyond=beyond)
         return Attempt(
-            request.user_id, request.sale_id, request.items, self.key, request.kind, slip, barred=self.barred
-        )
+            request.user_id, request.sale_id, request.items, self.key, request.kind, slip,
+            barred=self.barred, marks=request.marks,
+        )  # fmt: skip
 
 
 class Queueing:
@@ -107,10 +108,10 @@ class Queueing:
         now_ms = self._clock.now_ms()
         user_id, sale_id, items = attempt.user_id, attempt.sale_id, attempt.items
         ids = self._ids(user_id, sale_id, attempt.key, items, now_ms)
-        trace_id, pass_number = attempt.trace_id, attempt.pass_number
         request = Request(
-            ids, user_id, sale_id, items, now_ms, attempt.kind, trace_id=trace_id, pass_number=pass_number
-        )
+            ids, user_id, sale_id, items, now_ms, attempt.kind, trace_id=attempt.trace_id,
+            pass_number=attempt.pass_number, marks=attempt.marks, hold_seconds=attempt.hold_seconds,
+        )  # fmt: skip
         asking = Asking(request, attempt.key, reply, attempt.barred)
         if attempt.key is not None or not self._may_win(asking):
             self._ledger.refuse(asking.attempt(self._ledger), partial(self._read, asking))

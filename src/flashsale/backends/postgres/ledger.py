@@ -278,7 +278,7 @@ class PostgresLedger:
         for move in asked:
             wanted.add(move.needs)
         wanted, lines = await rows.resolve(db, wanted)
-        await rows.lock(db, lines, wanted.transactions)
+        await rows.lock(db, lines, wanted.transactions, self._limited(lines))
         books, now_ms = await self._loaded(db, wanted, lines, attempts)
         seq_before = {line: row.sku_seq for line, row in books.stock.items()}
         # Below this line nothing waits for anybody.
@@ -291,6 +291,11 @@ class PostgresLedger:
             await self._store(db, books, seq_before, counted, now_ms)
         touched = {line: books.stock[line] for line in books.touched_stock}
         return Committed(results, touched, {}, dict(books.sales)), wrote
+
+    def _limited(self, lines: set[Line]) -> set[str]:
+        """The sales among these whose limits on devices and addresses span products: they are decided one by one."""
+        sales = {sale_id: self._sales.get(sale_id) for sale_id, _ in lines}
+        return {sale_id for sale_id, sale in sales.items() if sale and sale.shared}
 
     async def _lapsed(self, db: connect.Connection, asked: list[Move[Any]], attempts: list[Attempt]) -> list[str]:
         """What is to be released first: a buyer's own, and what can be sold again."""
@@ -314,7 +319,9 @@ class PostgresLedger:
         await queue.load_letters(db, books, needs.letter_ids)
         users = needs.users | {(each.user_id, each.sale_id) for each in attempts}
         users |= {(each.user_id, each.sale_id) for each in books.reservations.values()}
-        return books, self._clock.hear(await rows.load(db, books, lines, users, attempts))
+        now_ms = self._clock.hear(await rows.load(db, books, lines, users, attempts))
+        await rows.load_origins(db, books, attempts, needs.places)
+        return books, now_ms
 
     async def _store(
         self, db: connect.Connection, books: Books, seq_before: dict[Line, int],

@@ -85,6 +85,7 @@ def redrive(secret: bytes, letter_id: str, request: Request, actor: str) -> Move
     ids = dead_letters.redriven_ids(secret, letter_id, request)
     lines = {(request.sale_id, item.sku_id) for item in request.items}
     needs = Needs(letter_ids={letter_id}, decided_ids=set(ids), lines=lines, users={(request.user_id, request.sale_id)})
+    needs.places = {(request.sale_id, mark) for mark in request.marks}
     return Move(needs, lambda desk: dead_letters.redrive(desk.books, letter_id, request, ids, actor, desk.now_ms))
 
 

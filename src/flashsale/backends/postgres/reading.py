@@ -91,6 +91,7 @@ class Reading:
             lines = {(each.sale_id, item.sku_id) for each in attempts for item in each.items}
             users = {(each.user_id, each.sale_id) for each in attempts}
             now_ms = self._clock.hear(await rows.load(db, books, lines, users, attempts))
+            await rows.load_origins(db, books, attempts, set())
             await rows.load_decided(db, books, (each for a in attempts if a.slip for each in a.slip.ids))
             lapsed = bool(await db.fetch(SQL["lapsed"], now_ms, 1))
         except Exception as error:

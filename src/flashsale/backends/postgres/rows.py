@@ -13,10 +13,11 @@ import msgspec
 
 from flashsale.backends.postgres.connect import COMMAND_SECONDS, Connection
 from flashsale.backends.queries import load_queries
-from flashsale.core.books import Books, Line
+from flashsale.core.books import Books, Line, Place
 from flashsale.core.event import Event
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
+from flashsale.core.origin import read_marks
 from flashsale.core.payment import Payment, Refund, Right, TransactionKey
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
@@ -27,6 +28,7 @@ SHARDS = load_queries("postgres/shards.sql")
 ROOMS = load_queries("postgres/rooms.sql")
 
 RESERVATION_COLUMNS = (*Reservation.__struct_fields__, "seq", "request_line")
+ORIGIN_COLUMNS = ("sale_id", "mark", "reservation_id", "quantity")
 JOURNAL_COLUMNS = (*Movement._fields, "seq")
 
 _sale = msgspec.json.Decoder(Sale)
@@ -55,6 +57,8 @@ class Needs(msgspec.Struct):
     lines: set[Line] = msgspec.field(default_factory=set)
     users: set[tuple[str, str]] = msgspec.field(default_factory=set)
     """`(user_id, sale_id)` whose limits are asked for."""
+    places: set[Place] = msgspec.field(default_factory=set)
+    """Likewise, of devices and networks."""
 
     def add(self, other: "Needs") -> None:
         for name in self.__struct_fields__:
@@ -109,9 +113,12 @@ def _parted(pair: str) -> tuple[str, str]:
     return first, rest
 
 
-async def lock(db: Connection, lines: Collection[Line], transactions: Collection[TransactionKey] = ()) -> None:
-    """Products and transactions of the payment provider, all in one order."""
+async def lock(
+    db: Connection, lines: Collection[Line], transactions: Collection[TransactionKey] = (), sales: Iterable[str] = ()
+) -> None:
+    """Products, transactions of the payment provider, and sales whose limits span products, all in one order."""
     places = [f"{sale_id} {sku_id}" for sale_id, sku_id in lines]
+    places += [f"origins of {sale_id}" for sale_id in sales]
     places += [f"transaction {provider} {transaction_id}" for provider, transaction_id in transactions]
     if places:
         await db.fetchval(SQL["lock"], places)
@@ -140,6 +147,15 @@ async def _load_spent(db: Connection, books: Books, attempts: Iterable[Attempt])
     collide in their rows, and whoever is second runs again."""
     if passes := sorted({(each.sale_id, each.pass_number) for each in attempts if each.pass_number is not None}):
         books.spent = {(row[0], row[1]): "" for row in await db.fetch(ROOMS["spent_passes"], *columns(passes))}
+
+
+async def load_origins(db: Connection, books: Books, attempts: Iterable[Attempt], asked: set[Place]) -> None:
+    """What counts against the limits of devices and addresses: of attempts, and of reservations that may come back."""
+    places = asked | {(each.sale_id, mark) for each in attempts for mark in each.marks}
+    places |= {(row.sale_id, mark) for row in books.reservations.values() for mark in read_marks(row.origin)}
+    if places:
+        for row in await db.fetch(SQL["origins"], *columns(list(places))):
+            books.origins[row[0], row[1]] = row[2]
 
 
 async def known_sales(db: Connection, known: Mapping[str, Sale], versions: Sequence[Any]) -> Mapping[str, Sale]:
@@ -198,6 +214,7 @@ async def store(db: Connection, books: Books, seq_before: dict[Line, int]) -> No
     if newly_spent := books.newly_spent:
         await db.execute(ROOMS["spend_passes"], *columns(newly_spent))
     await _store_changed(db, books)
+    await _store_origins(db, books)
     await store_journal(db, books.journal, seq)
     await _store_orders(db, books)
     await _store_rights(db, books)
@@ -258,6 +275,17 @@ async def _store_changed(db: Connection, books: Books) -> None:
     ]
     if changed and len(await db.fetch(SQL["changed_reservations"], *columns(changed))) != len(changed):
         raise RowChanged("a reservation is no longer what it was when it was loaded")
+
+
+async def _store_origins(db: Connection, books: Books) -> None:
+    begin, cease = books.origins_moved()
+    await _copy(db, "origin", ORIGIN_COLUMNS, [(*key, each.quantity) for each in begin for key in _origin_keys(each)])
+    if gone := [key for each in cease for key in _origin_keys(each)]:
+        await db.execute(SQL["gone_origins"], *columns(gone))
+
+
+def _origin_keys(each: Reservation) -> list[tuple[str, str, str]]:
+    return [(each.sale_id, mark, each.reservation_id) for mark in read_marks(each.origin)]
 
 
 async def _store_orders(db: Connection, books: Books) -> None:

@@ -9,10 +9,11 @@ from flashsale.backends.queries import load_queries
 from flashsale.backends.sqlite import queue
 from flashsale.backends.sqlite.by_user import ByUser, entries, known, place
 from flashsale.backends.sqlite.write import Row, write
-from flashsale.core.books import Books
+from flashsale.core.books import Books, Place
 from flashsale.core.event import Event
 from flashsale.core.journal import Movement, Stock
 from flashsale.core.order import Order
+from flashsale.core.origin import read_marks
 from flashsale.core.payment import Payment, Refund
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
@@ -71,6 +72,7 @@ def books_of_attempts(db: sqlite3.Connection, sales: Mapping[str, Sale], attempt
         users = {user: at for user, at in users.items() if at in seen}
         _claims(db, books, users)
         _requests(db, books, users, attempts)
+    _origins(db, books, {(a.sale_id, mark) for a in attempts for mark in a.marks})
     return books
 
 
@@ -89,6 +91,9 @@ def books_of(
     for row in db.execute(SQL["stock"], (array({(each.sale_id, each.sku_id) for each in everything}),)):
         books.stock[row[0], row[1]] = Stock(*row)
     _claims(db, books, {(each.user_id, each.sale_id): place(each.user_id, each.sale_id) for each in everything})
+    _origins(
+        db, books, {(each.sale_id, mark) for each in everything if each.origin for mark in read_marks(each.origin)}
+    )
     return books
 
 
@@ -96,6 +101,11 @@ def _claims(db: sqlite3.Connection, books: Books, users: Users) -> None:
     asked = array((at, *user) for user, at in users.items())
     for user_id, sale_id, sku_id, quantity in db.execute(SQL["claims"], (asked,)):
         books.claims[user_id, sale_id, sku_id] = quantity
+
+
+def _origins(db: sqlite3.Connection, books: Books, places: set[Place]) -> None:
+    if places:
+        books.origins.update(((row[0], row[1]), row[2]) for row in db.execute(SQL["origins"], (array(places),)))
 
 
 def _requests(db: sqlite3.Connection, books: Books, users: Users, attempts: Sequence[Attempt]) -> None:
@@ -134,6 +144,7 @@ def store(db: sqlite3.Connection, books: Books, by_user: ByUser) -> None:
     if books.spent:
         db.executemany(SQL["spend_passes"], books.newly_spent)
     _store_changed(db, books, by_user)
+    _store_origins(db, books)
     store_journal(db, books.journal)
     for line in sorted(books.touched_stock):
         stock = books.stock[line]
@@ -170,7 +181,7 @@ def _reservation_values(seq: int, each: Reservation) -> Row:
     return (
         seq, each.reservation_id, each.user_id, each.sale_id, each.sku_id, each.quantity, each.status._value_,
         each.unit_price_minor, each.currency, each.created_at_ms, each.expires_at_ms, each.request_kind._value_,
-        each.request_key, each.order_id, each.returned_quantity, each.refusal, each.redrive_of,
+        each.request_key, each.order_id, each.returned_quantity, each.refusal, each.redrive_of, each.origin,
     )  # fmt: skip
 
 
@@ -191,6 +202,18 @@ def _store_changed(db: sqlite3.Connection, books: Books, by_user: ByUser) -> Non
             raise RowChanged(f"reservation {reservation_id} is no longer {before}")
         ((seq,),) = stored
         by_user.move(entries(row, before, seq), entries(row, row.status, seq))
+
+
+def _store_origins(db: sqlite3.Connection, books: Books) -> None:
+    begin, cease = books.origins_moved()
+    if begin:
+        write(db, SQL["new_origins"], [(*key, each.quantity) for each in begin for key in _origin_keys(each)])
+    for each in cease:
+        db.executemany(SQL["gone_origins"], _origin_keys(each))
+
+
+def _origin_keys(each: Reservation) -> list[Row]:
+    return [(each.sale_id, mark, each.reservation_id) for mark in read_marks(each.origin)]
 
 
 def _store_orders(db: sqlite3.Connection, books: Books) -> None:

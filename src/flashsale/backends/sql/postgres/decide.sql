@@ -72,13 +72,21 @@ SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms,
     ) AS claims,
     ARRAY(
         SELECT ROW(r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
-                   r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity)
+                   r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity,
+                   r.refusal, r.redrive_of, r.origin)
         FROM unnest($5::text[], $6::text[], $7::text[]) AS a(user_id, sale_id, request_key)
         CROSS JOIN LATERAL (
             SELECT * FROM reservation AS r
             WHERE r.user_id = a.user_id AND r.sale_id = a.sale_id AND r.request_key = a.request_key OFFSET 0
         ) AS r
     ) AS requests;
+
+-- What devices and networks ($2 in the sales $1) hold and have bought.
+
+-- name: origins
+SELECT a.sale_id, a.mark, sum(o.quantity)::bigint
+FROM unnest($1::text[], $2::text[]) AS a(sale_id, mark) JOIN origin AS o USING (sale_id, mark)
+GROUP BY a.sale_id, a.mark;
 
 -- name: versions
 SELECT sale_id, version, created_at_ms FROM sale;
@@ -92,7 +100,7 @@ SELECT terms FROM sale ORDER BY created_at_ms, sale_id;
 -- name: reservations
 SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
        r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity,
-       r.refusal, r.redrive_of
+       r.refusal, r.redrive_of, r.origin
 FROM reservation AS r WHERE r.reservation_id = ANY ($1::text[]) ORDER BY r.seq;
 
 -- name: orders
@@ -139,6 +147,10 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
     AS n(reservation_id, before, status, order_id, returned_quantity)
 WHERE r.reservation_id = n.reservation_id AND r.status = n.before
 RETURNING 1;
+
+-- name: gone_origins
+DELETE FROM origin AS o USING unnest($1::text[], $2::text[], $3::text[]) AS n(sale_id, mark, reservation_id)
+WHERE o.sale_id = n.sale_id AND o.mark = n.mark AND o.reservation_id = n.reservation_id;
 
 -- Order events are numbered behind the movements of their transaction: from $8.
 

@@ -141,6 +141,18 @@ SELECT format('%s: user %s was granted %s times for one request', sku_id, user_i
 FROM reservation WHERE sale_id = $1 AND request_key IS NOT NULL
 GROUP BY user_id, request_key, sku_id HAVING count(*) > 1 LIMIT 100;
 
+-- A mark has 17 characters, and a blank stands between two.
+
+-- name: proof_origins
+WITH counted AS (
+    SELECT reservation_id, sum(quantity) AS units FROM origin WHERE sale_id = $1 GROUP BY reservation_id)
+SELECT format('%s: reservation %s counts with %s units where it came from', r.sku_id, r.reservation_id, coalesce(c.units, 0))
+FROM reservation AS r LEFT JOIN counted AS c USING (reservation_id)
+WHERE r.sale_id = $1 AND (r.origin IS NOT NULL OR c.units IS NOT NULL)
+  AND coalesce(c.units, 0) <> CASE WHEN r.status IN ('RESERVED', 'CONFIRMED')
+                                   THEN r.quantity * ((coalesce(length(r.origin), -1) + 1) / 18) ELSE 0 END
+LIMIT 100;
+
 -- The movements that were forgotten are in the base; those that are kept go on from its number.
 
 -- name: proof_journal

@@ -51,11 +51,20 @@ WHERE r.status = 'RESERVED' AND r.expires_at_ms <= ?2;
 
 -- name: requests
 SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
-       r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity
+       r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity,
+       r.refusal, r.redrive_of, r.origin
 FROM json_each(?1) AS a
 CROSS JOIN by_user AS b ON b.level IN (0, 1, 2) AND b.place IN (a.value ->> 0, a.value ->> 1)
 CROSS JOIN reservation AS r
     ON r.seq = b.seq AND r.user_id = a.value ->> 2 AND r.sale_id = a.value ->> 3 AND r.request_key = a.value ->> 4;
+
+-- Of places: ?1 is a JSON array of [sale_id, mark].
+
+-- name: origins
+SELECT o.sale_id, o.mark, sum(o.quantity)
+FROM json_each(?1) AS a
+CROSS JOIN origin AS o ON o.sale_id = a.value ->> 0 AND o.mark = a.value ->> 1
+GROUP BY 1, 2;
 
 -- name: lapsed_ids
 SELECT reservation_id FROM reservation WHERE status = 'RESERVED' AND expires_at_ms <= ?1 ORDER BY expires_at_ms LIMIT ?2;
@@ -69,7 +78,7 @@ SELECT min(expires_at_ms) FROM reservation WHERE status = 'RESERVED';
 -- name: reservations
 SELECT r.reservation_id, r.user_id, r.sale_id, r.sku_id, r.quantity, r.status, r.unit_price_minor, r.currency,
        r.created_at_ms, r.expires_at_ms, r.request_kind, r.request_key, r.order_id, r.returned_quantity,
-       r.refusal, r.redrive_of
+       r.refusal, r.redrive_of, r.origin
 FROM json_each(?1) AS a
 CROSS JOIN reservation AS r ON r.reservation_id = a.value;
 
@@ -125,8 +134,8 @@ SELECT max((SELECT coalesce(max(sku_seq), 0) FROM journal WHERE sale_id = ?1 AND
 
 -- name: new_reservations
 INSERT OR ROLLBACK INTO reservation (seq, reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
-    created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity, refusal, redrive_of)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+    created_at_ms, expires_at_ms, request_kind, request_key, order_id, returned_quantity, refusal, redrive_of, origin)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: last_reservation
 SELECT coalesce(max(seq), 0) FROM reservation;
@@ -137,6 +146,12 @@ INSERT OR ROLLBACK INTO spent_pass (sale_id, number, reservation_id) VALUES (?, 
 -- name: changed_reservation
 UPDATE reservation SET status = ?3, order_id = ?4, returned_quantity = ?5 WHERE reservation_id = ?1 AND status = ?2
 RETURNING seq;
+
+-- name: new_origins
+INSERT OR ROLLBACK INTO origin (sale_id, mark, reservation_id, quantity) VALUES (?, ?, ?, ?);
+
+-- name: gone_origins
+DELETE FROM origin WHERE sale_id = ?1 AND mark = ?2 AND reservation_id = ?3;
 
 -- name: journal
 INSERT OR ROLLBACK INTO journal (seq, sale_id, sku_id, sku_seq, kind, quantity, total_after, held_after, sold_after,

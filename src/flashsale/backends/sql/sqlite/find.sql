@@ -155,6 +155,18 @@ WHERE r.sale_id = ?1 AND (r.status IN ('RESERVED', 'CONFIRMED') OR r.request_key
                                  ELSE place(r.user_id, r.sale_id, r.request_key) END)
 LIMIT 100;
 
+-- A mark has 17 characters, and a blank stands between two.
+
+-- name: proof_origins
+WITH counted AS (
+    SELECT reservation_id, sum(quantity) AS units FROM origin WHERE sale_id = ?1 GROUP BY reservation_id)
+SELECT printf('%s: reservation %s counts with %d units where it came from', r.sku_id, r.reservation_id, coalesce(c.units, 0))
+FROM reservation AS r LEFT JOIN counted AS c USING (reservation_id)
+WHERE r.sale_id = ?1 AND (r.origin IS NOT NULL OR c.units IS NOT NULL)
+  AND coalesce(c.units, 0) <> CASE WHEN r.status IN ('RESERVED', 'CONFIRMED')
+                                   THEN r.quantity * ((coalesce(length(r.origin), -1) + 1) / 18) ELSE 0 END
+LIMIT 100;
+
 -- The movements that were forgotten are in the base; those that are kept go on from its number.
 
 -- name: proof_journal
