@@ -320,6 +320,13 @@ class Gate(Protocol):
     async def take(self, drafts: Sequence[Draft]) -> list[Allowance]:
         """Takes out of rate-limit buckets, by the gate's own clock; one answer for each draft, in order."""
 
+    async def take_together(self, requests: Sequence[Sequence[Draft]]) -> list[list[Allowance]]:
+        """The same for requests that need several buckets each, all different ones: a request is allowed by all of
+        them, or takes nothing out of any. Where the gate is several servers, that holds for what is on one of them."""
+
+    async def forget(self, buckets: Sequence[str]) -> None:
+        """These buckets are full again."""
+
     async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
         """Of each how many members its group has had within the window, by the gate's own clock, after this one."""
 

@@ -338,6 +338,38 @@ async def test_32_callers_at_once_get_what_is_in_the_bucket_and_not_one_more(sho
     assert sum(each.allowed for allowances in taken for each in allowances) == 1000
 
 
+async def test_a_request_is_allowed_by_all_its_buckets_or_takes_nothing_out_of_any(shop):
+    small, large = fresh("bucket"), fresh("bucket")
+    both = [Draft(small, 1, 1), Draft(large, 1, 10)]
+    first, *others = await shop.gate.take_together([both] * 5)
+    assert [tuple(each) for each in first] == [(True, 0, 0, 1000), (True, 9, 0, 1000)]
+    assert [[tuple(each) for each in answers] for answers in others] == [
+        [(False, 0, 1000, 1000), (True, 9, 0, 1000)]
+    ] * 4
+    assert (await take(shop, large, 1, 10, cost=9))[0] is True
+
+
+async def test_what_requests_ask_for_together_is_answered_in_their_order_however_much_it_is(shop):
+    buckets = [fresh("bucket") for _ in range(3)]
+    requests = [[Draft(each, 0.001, 200) for each in buckets]] * 600 + [[]]
+    taken = [[each.allowed for each in answers] for answers in await shop.gate.take_together(requests)]
+    assert taken == [[True] * 3] * 200 + [[False] * 3] * 400 + [[]]
+
+
+async def test_a_bucket_that_is_forgotten_is_full_again(shop):
+    one, other = fresh("bucket"), fresh("bucket")
+    for bucket in (one, other):
+        await take(shop, bucket, 1, 1)
+    await shop.gate.forget([one, fresh("nobody")])
+    assert [(await take(shop, bucket, 1, 1))[0] for bucket in (one, other)] == [True, False]
+
+
+async def test_looking_into_a_bucket_costs_nothing(shop):
+    bucket = fresh("bucket")
+    await take(shop, bucket, 1, 5, cost=4)
+    assert [await take(shop, bucket, 1, 5, cost=0) for _ in range(3)] == [(True, 1, 0, 4000)] * 3
+
+
 @pytest.mark.parametrize(
     "wrong", [{"rate_per_second": 0}, {"burst": 0}, {"cost": -1}, {"rate_per_second": float("inf")}]
 )

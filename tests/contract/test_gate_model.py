@@ -28,6 +28,10 @@ STEPS = st.one_of(
     st.tuples(st.just("synchronise"), st.lists(ROWS, max_size=3)),
     st.tuples(st.just("availability"), st.lists(SKUS, max_size=3)),
     st.tuples(st.just("take"), st.lists(DRAFTS, max_size=4)),
+    st.tuples(
+        st.just("together"), st.lists(st.lists(DRAFTS, max_size=3, unique_by=lambda each: each.bucket), max_size=3)
+    ),
+    st.tuples(st.just("forget"), st.lists(st.sampled_from("xyz"), min_size=1, max_size=2)),
     st.tuples(st.just("pass"), st.sampled_from([0, 1, 100, 250, 251, 1001, 2999, 3000, 60_000, 600_000])),
 )
 
@@ -57,9 +61,11 @@ async def done(on: Held, sale: str, what: str, *told: object) -> list[Permit] | 
         case "availability", skus:
             return await gate.availability([(sale, sku) for sku in skus])
         case "take", drafts:
-            return await gate.take(
-                [Draft(sale + each.bucket, each.rate_per_second, each.burst, each.cost) for each in drafts]
-            )
+            return await gate.take(of(sale, drafts))
+        case "together", requests:
+            return await gate.take_together([of(sale, drafts) for drafts in requests])
+        case "forget", names:
+            return await gate.forget([sale + name for name in names])
         case _, wishes:
             of_sale = [
                 Wish(each.reservation_id, each.user_id, sale, each.sku_id, each.quantity, each.per_user_limit,
@@ -68,6 +74,10 @@ async def done(on: Held, sale: str, what: str, *told: object) -> list[Permit] | 
             ]  # fmt: skip
             return await getattr(gate, what)(of_sale)
     return None
+
+
+def of(sale: str, drafts: list[Draft]) -> list[Draft]:
+    return [Draft(sale + each.bucket, each.rate_per_second, each.burst, each.cost) for each in drafts]
 
 
 def rows_of(sale: str, rows: list[tuple[str, int, int]]) -> list[Synchronised]:

@@ -9,10 +9,10 @@ from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
 from flashsale.backends.gate_calls import by, require_small, settlements, shown
-from flashsale.core import permits, rate_limit
+from flashsale.core import permits
 from flashsale.core.books import Line
 from flashsale.core.permits import Counter, Permit, Synchronised, Wish
-from flashsale.core.rate_limit import Allowance, Draft
+from flashsale.core.rate_limit import ORIGIN_US, Allowance, Buckets, Draft
 from flashsale.core.sighting import Members, Sighting, sighted
 from flashsale.ports import Clock
 
@@ -32,7 +32,7 @@ class MemoryGate:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._products: OrderedDict[Line, Counter] = OrderedDict()
-        self._buckets: OrderedDict[str, float] = OrderedDict()
+        self.buckets = Buckets(BUCKETS_MAX)
         self._groups: OrderedDict[str, Members] = OrderedDict()
         self._settings: dict[str, tuple[int, str]] = {}
 
@@ -68,13 +68,18 @@ class MemoryGate:
         return [permits.available(counter, now_ms) if counter else None for counter in known]
 
     async def take(self, drafts: Sequence[Draft]) -> list[Allowance]:
-        now_us = float(self._clock.now_ms() * 1000 - rate_limit.ORIGIN_US)
-        return [self._take(draft, now_us) for draft in drafts]
+        now_us = self._now_us()
+        return [self.buckets.take(draft, now_us) for draft in drafts]
 
-    def _take(self, draft: Draft, now_us: float) -> Allowance:
-        full_at_us, answer = rate_limit.take(self._buckets.pop(draft.bucket, 0.0), draft, now_us)
-        _keep(self._buckets, draft.bucket, full_at_us, BUCKETS_MAX)
-        return answer
+    async def take_together(self, requests: Sequence[Sequence[Draft]]) -> list[list[Allowance]]:
+        now_us = self._now_us()
+        return [self.buckets.take_together(drafts, now_us) for drafts in requests]
+
+    async def forget(self, buckets: Sequence[str]) -> None:
+        self.buckets.forget(buckets)
+
+    def _now_us(self) -> float:
+        return float(self._clock.now_ms() * 1000 - ORIGIN_US)
 
     async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
         now_ms = self._clock.now_ms()

@@ -10,6 +10,8 @@ close a bucket for an hour. `lua/buckets.lua` does the same inside Redis.
 """
 
 import math
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -17,6 +19,23 @@ import msgspec
 ORIGIN_US = 1_700_000_000_000_000
 TOLERANCE_US = 1000.0
 """Drafts are allowed so much early (half an interval at most): rounding must not refuse the last one of a burst."""
+
+
+class Pace(NamedTuple):
+    """What a bucket goes by, in microseconds."""
+
+    interval: float
+    """In which it gains 1."""
+    whole: float
+    """In which it gains its burst."""
+    room: float
+    """How much may be owed."""
+
+
+def pace_of(rate_per_second: float, burst: int) -> Pace:
+    interval = 1_000_000.0 / rate_per_second
+    whole = burst * interval
+    return Pace(interval, whole, whole + min(TOLERANCE_US, interval / 2))
 
 
 class Draft(msgspec.Struct, frozen=True, array_like=True):
@@ -44,9 +63,7 @@ class Allowance(NamedTuple):
 
 def take(full_at_us: float, draft: Draft, now_us: float) -> tuple[float, Allowance]:
     """When the bucket will be full after the draft, and the draft's answer. A new bucket has been full since 0."""
-    interval = 1_000_000.0 / draft.rate_per_second
-    whole = draft.burst * interval
-    room = whole + min(TOLERANCE_US, interval / 2)
+    interval, whole, room = pace_of(draft.rate_per_second, draft.burst)
     before = min(max(full_at_us - now_us, 0.0), whole)
     after = before + draft.cost * interval
     allowed = after <= room
@@ -55,3 +72,64 @@ def take(full_at_us: float, draft: Draft, now_us: float) -> tuple[float, Allowan
     retry_after_ms = 0 if allowed else math.ceil(min(after - whole, whole) / 1000)
     full_at_us = now_us + owed if allowed else full_at_us
     return full_at_us, Allowance(allowed, min(remaining, draft.burst), retry_after_ms, math.ceil(owed / 1000))
+
+
+class Buckets:
+    """The buckets of one process, `most` of them at most: what was not asked for longest makes room, and a bucket that
+    was forgotten allows one burst more."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._full_at_us: OrderedDict[str, float] = OrderedDict()
+
+    def take(self, draft: Draft, now_us: float) -> Allowance:
+        full_at_us, answer = take(self._full_at_us.get(draft.bucket, 0.0), draft, now_us)
+        self._keep(draft.bucket, full_at_us)
+        return answer
+
+    def take_together(self, drafts: Sequence[Draft], now_us: float) -> list[Allowance]:
+        """All of them or none: while one is refused, the others are told what they would have been, and pay nothing."""
+        tried = [take(self._full_at_us.get(draft.bucket, 0.0), draft, now_us) for draft in drafts]
+        if all(answer.allowed for _, answer in tried):
+            return [self.take(draft, now_us) for draft in drafts]
+        return [
+            answer if not answer.allowed else take(self._full_at_us.get(draft.bucket, 0.0), _look(draft), now_us)[1]
+            for draft, (_, answer) in zip(drafts, tried, strict=True)
+        ]
+
+    def admits(self, wanted: Sequence[tuple[str, Pace]], now_us: float) -> bool:
+        """One out of each of these buckets, each another one; or none out of any. Written for speed: this is `take`
+        without an answer."""
+        kept, paid = self._full_at_us, []
+        for name, (interval, whole, room) in wanted:
+            owed = kept.get(name, 0.0) - now_us
+            if owed < 0.0:
+                owed = interval
+            elif owed > whole:
+                owed = whole + interval
+            else:
+                owed += interval
+            if owed > room:
+                return False
+            paid.append((name, now_us + owed))
+        for name, full_at_us in paid:
+            kept[name] = full_at_us
+            kept.move_to_end(name)
+        while len(kept) > self._most:
+            kept.popitem(last=False)
+        return True
+
+    def forget(self, names: Sequence[str]) -> None:
+        """They are full again."""
+        for name in names:
+            self._full_at_us.pop(name, None)
+
+    def _keep(self, name: str, full_at_us: float) -> None:
+        self._full_at_us[name] = full_at_us
+        self._full_at_us.move_to_end(name)
+        if len(self._full_at_us) > self._most:
+            self._full_at_us.popitem(last=False)
+
+
+def _look(draft: Draft) -> Draft:
+    return Draft(draft.bucket, draft.rate_per_second, draft.burst, 0)

@@ -6,7 +6,7 @@ synchronisation by its sequence. Taking from a bucket twice only makes a limit s
 """
 
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, groupby, islice
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -38,6 +38,7 @@ T = TypeVar("T")
 class Scripts(NamedTuple):
     gate: Script
     buckets: Script
+    forget: Script
     settings: Script
     sightings: Script
 
@@ -111,7 +112,30 @@ class RedisGate:
         return answers
 
     async def take(self, drafts: Sequence[Draft]) -> list[Allowance]:
-        return await self._of_each(self.scripts.buckets, drafts, [_bucket(each) for each in drafts], _read_allowances)
+        return [answer for (answer,) in await self.take_together([(draft,) for draft in drafts])]
+
+    async def take_together(self, requests: Sequence[Sequence[Draft]]) -> list[list[Allowance]]:
+        drafts = [draft for request in requests for draft in request]
+        whose = [number for number, request in enumerate(requests) for _ in request]
+        slots = [
+            _portions(places, whose) for places in by(drafts, lambda draft: self._slot(_bucket(draft.bucket))).values()
+        ]
+        outcomes = await self._caller.each([
+            [_taking(self.scripts.buckets, [drafts[place] for place in places], _sizes(places, whose))
+             for places in portions]
+            for portions in slots
+        ])  # fmt: skip
+        found: dict[int, Allowance] = {}
+        for places, outcome in zip(chain.from_iterable(slots), outcomes, strict=True):
+            found |= zip(places, _read_allowances(_answered(outcome)), strict=True)
+        answers = (found[place] for place in range(len(drafts)))
+        return [[*islice(answers, len(request))] for request in requests]
+
+    async def forget(self, buckets: Sequence[str]) -> None:
+        keys = [_bucket(bucket) for bucket in buckets]
+        slots = [[keys[place] for place in places] for places in by(keys, self._slot).values()]
+        for outcome in await self._caller.each([[Call(self.scripts.forget, slot, ())] for slot in slots]):
+            _answered(outcome)
 
     async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
         groups = [f"fs:seen:{each.group}" for each in sightings]
@@ -189,14 +213,35 @@ def _keys(line: Line) -> list[str]:
     return [f"fs:{_tag(line)}:{name}" for name in ("counter", "permits", "deadlines", "users")]
 
 
-def _bucket(draft: Draft) -> str:
-    return f"fs:bucket:{draft.bucket}"
+def _bucket(name: str) -> str:
+    return f"fs:bucket:{name}"
+
+
+def _taking(buckets: Script, drafts: Sequence[Draft], sizes: Sequence[int]) -> Call:
+    return Call(buckets, [_bucket(draft.bucket) for draft in drafts], (_pack(drafts), _pack(sizes)))
+
+
+def _portions(places: Sequence[int], whose: Sequence[int]) -> list[list[int]]:
+    """Places of one slot in portions of about BATCH_MAX, of which each has what one request asks for as a whole."""
+    portions: list[list[int]] = [[]]
+    for place in places:
+        portion = portions[-1]
+        if len(portion) >= BATCH_MAX and whose[portion[-1]] != whose[place]:
+            portions.append([place])
+        else:
+            portion.append(place)
+    return portions
+
+
+def _sizes(places: Sequence[int], whose: Sequence[int]) -> list[int]:
+    """How many of them belong to each request."""
+    return [len([*places]) for _, places in groupby(places, lambda place: whose[place])]
 
 
 def _probe(buckets: Script, key: str) -> Call:
     """Takes from a bucket that is in the slot of this key."""
     tag = key.partition("{")[2].partition("}")[0] or key
-    return Call(buckets, [f"fs:probe:{{{tag}}}"], (_pack([Draft("", 1000.0, 1000)]),))
+    return Call(buckets, [f"fs:probe:{{{tag}}}"], (_pack([Draft("", 1000.0, 1000)]), _pack([1])))
 
 
 def _cut(things: Sequence[Any], lines: Sequence[Line]) -> list[Part]:
