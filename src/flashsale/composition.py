@@ -11,14 +11,19 @@ from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from flashsale.backends.clock import HeardClock, SteadyClock
-from flashsale.backends.memory import MemoryGate
+from flashsale.backends.memory import BUCKETS_MAX, MemoryGate
 from flashsale.backends.sandbox import KeptSandbox, SandboxProvider
 from flashsale.backends.sqlite.history import SqliteHistory
 from flashsale.backends.sqlite.leases import SqliteLeases
 from flashsale.backends.sqlite.ledger import SqliteLedger
+from flashsale.backends.sqlite.limits import SqliteLimits
+from flashsale.core.limits import Thresholds
+from flashsale.core.rate_limit import Buckets
 from flashsale.flow import consume, expire, publish, settle
+from flashsale.flow.in_force import InForce
 from flashsale.flow.lease import Always, Lease, Never, Turn
 from flashsale.flow.ledger_queue import LedgerQueue, LedgerQueues
+from flashsale.flow.limiting import Limiting
 from flashsale.flow.prune import Keeping
 from flashsale.flow.publish import Publishing, Source
 from flashsale.flow.relays import Relays
@@ -30,6 +35,7 @@ from flashsale.ports import (
     History,
     Leases,
     LedgerUnavailable,
+    LimitBook,
     PaymentProvider,
     Queue,
     WholeLedger,
@@ -57,6 +63,10 @@ except ModuleNotFoundError as missing:
         raise
     installed_redis = None  # type: ignore[assignment]  # the extra is not installed
 
+
+RATES = {"open": (0.0, 0.0)}
+RATES_OF_STRANGERS = (10.0, 20.0)
+"""Requests a second of an address and of a user, by the setting `identity`."""
 
 Fatal = Callable[[Exception], None]
 
@@ -193,13 +203,13 @@ class Owned:
         self._databases = databases
         self.clock = clock
         self._stack = stack
-        self._owner = secrets.token_hex(8)
+        self.owner = secrets.token_hex(8)
         self.taken: list[Lease] = []
 
     def take(self, name: str, number: int = 0) -> Lease:
         """A lease of one of the ledger's databases: the first, if what it is for concerns all of them."""
         shown = f"{name} {number}" if number else name
-        lease = Lease(self._databases[number].leases, name, self._owner, self.clock, shown)
+        lease = Lease(self._databases[number].leases, name, self.owner, self.clock, shown)
         self._stack.push_async_callback(_leave, lease)
         self.taken.append(lease)
         return lease
@@ -251,6 +261,39 @@ def line_of(
     deliveries = kafka.KafkaDeliveries(connection, plan)
     stack.push_async_callback(deliveries.close)
     return Line(queue, (*own, deliveries), permits, (queue, deliveries))
+
+
+def limits_of(settings: Settings) -> Thresholds:
+    """The thresholds as long as no operator has set any."""
+    per_address, per_user = RATES.get(settings.identity, RATES_OF_STRANGERS)
+    return Thresholds(
+        address_per_second=per_address if settings.rate_per_address is None else settings.rate_per_address,
+        user_per_second=per_user if settings.rate_per_user is None else settings.rate_per_user,
+        global_per_second=settings.rate_global,
+    )
+
+
+def limiting_of(settings: Settings, clock: Clock, gate: Gate) -> Limiting:
+    """A gate in this process is asked without a coroutine."""
+    if isinstance(gate, MemoryGate):
+        return Limiting(limits_of(settings), gate.buckets, clock)
+    return Limiting(limits_of(settings), Buckets(BUCKETS_MAX), clock, gate)
+
+
+async def open_in_force(
+    settings: Settings, store: Store, limiting: Limiting, owner: str, stack: AsyncExitStack
+) -> InForce:
+    """Comes with what operators have set."""
+    if settings.postgres_url is None:
+        assert isinstance(store.ledger, SqliteLedger)
+        book: LimitBook = SqliteLimits(store.ledger.move)
+    else:
+        book = _postgres().PostgresLimits(settings.postgres_url)
+    stack.push_async_callback(book.close)
+    in_force = InForce(book, limiting, limits_of(settings), owner)
+    stack.push_async_callback(in_force.leave)
+    await in_force.load()
+    return in_force
 
 
 async def open_gate(settings: Settings, clock: Clock) -> Gate:

@@ -18,6 +18,7 @@ from flashsale.composition import Database, Fatal, Line, Turns
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.exits import illegal
 from flashsale.core.letter import DeadLetter
+from flashsale.core.limits import LimitsChange
 from flashsale.core.order import Order
 from flashsale.core.pending import is_genuine
 from flashsale.core.questions import FindActiveReservations, FindOrder, FindOrders, FindReservations, Query
@@ -28,9 +29,10 @@ from flashsale.core.sale import Sale
 from flashsale.core.stock import Decided
 from flashsale.core.visitor import Visitor
 from flashsale.counts import Counts
-from flashsale.flow import consume, expire, prune, publish, settle, waiting
+from flashsale.flow import consume, expire, in_force, prune, publish, settle, waiting
 from flashsale.flow.consume import Consuming
 from flashsale.flow.expire import Sweeping
+from flashsale.flow.in_force import InForce, Settled
 from flashsale.flow.lease import Lease
 from flashsale.flow.prune import Pruning
 from flashsale.flow.queueing import Queueing
@@ -68,6 +70,7 @@ class Engine:
         gate: Gate,
         line: Line,
         databases: Sequence[Database],
+        in_force: InForce,
         publishing: Relays | None = None,
         shards_away: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
@@ -84,6 +87,8 @@ class Engine:
         self._consuming = Consuming(ledger, line.sources, line.permits, storefront, self.waiting, clock)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
         self._resuming = Resuming(self._settling, turns.resume)
+        self.in_force = in_force
+        self.limiting = in_force.limiting
         self.publishing = publishing
         self.shards_away = shards_away
         """Of each of the ledger's databases that is away while others are there, why."""
@@ -115,8 +120,12 @@ class Engine:
             publishing = composition.publishing_of(settings, databases, owned, stack)
             line = composition.line_of(settings, store, storefront, gate, owned, stack)
             turns = composition.turns_of(settings, owned)
-            away = store.away
-            engine = cls(settings, ledger, provider, clock, storefront, turns, gate, line, databases, publishing, away)
+            limiting = composition.limiting_of(settings, clock, gate)
+            in_force = await composition.open_in_force(settings, store, limiting, owned.owner, stack)
+            engine = cls(
+                settings, ledger, provider, clock, storefront, turns, gate, line, databases, in_force, publishing,
+                store.away,
+            )  # fmt: skip
             engine.leases = tuple(owned.taken)
             stack.push_async_callback(last_sweep, ledger)
             await stack.enter_async_context(engine.worker)
@@ -134,6 +143,7 @@ class Engine:
         yield Loop(settle.LEASE, settle.TICK_SECONDS, self._resuming.resume)
         if self._watch is not None:
             yield Loop("watch", LOOK_SECONDS, self._watch.look)
+            yield Loop("limits", in_force.LOOK_SECONDS, self.in_force.look)
         yield Loop("waiting", waiting.LOOK_SECONDS, self.waiting.look)
         if self.settings.runs("consume"):
             yield Loop(consume.LEASE, consume.TICK_SECONDS, self._consuming.run)
@@ -225,6 +235,10 @@ class Engine:
         if self._watch is not None and not isinstance(changed, Refused):
             await asyncio.sleep(SEEN_SECONDS)
         return changed
+
+    async def change_limits(self, change: LimitsChange) -> Settled | Refused:
+        """Changes what admission goes by; audited. Answers when all processes go by it."""
+        return await self.in_force.change(change)
 
     async def redrive(self, letter: DeadLetter, actor: str) -> Decided | Refused:
         """Has a dead letter decided anew, under its sale's rules of this moment; repeated: the same reservations."""

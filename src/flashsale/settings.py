@@ -23,10 +23,7 @@ REMEDIES = {
     "fast_lane": "must be on or off",
 }
 LISTS = ("loops", "trusted_proxies")
-NOT_YET = {
-    "jwt_secret": "", "jwt_jwks": "", "dialects": "",
-    "rate_per_address": "0", "rate_per_user": "0", "rate_global": "0",
-}  # fmt: skip
+NOT_YET = {"jwt_secret": "", "jwt_jwks": "", "dialects": ""}
 """Settings of later versions, with the one value that this version has."""
 LOOPS = ("sweep", "publish", "consume")
 """What a process may do beside answering requests (worker.py)."""
@@ -47,6 +44,8 @@ _GATE_URL = re.compile(
     rf"|redis\+cluster://([^/\s@]*@)?{_NODE}:\d{{1,5}}(,{_NODE}:\d{{1,5}})*"
 )
 _HTTP_URL = re.compile(r"https?://[^/\s]+(/\S*)?")
+
+Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +73,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Forces identity `open` and the sandbox provider on an address other than loopback."""
     admin_token: str = ""
     """The operators' bearer token; empty: made at the first start and kept in the data directory."""
+    rate_per_address: Rate | None = None
+    """Requests a second from one address of IPv4 or one /64 of IPv6; 0 is no limit; the default is 10, and 0 with
+    identity `open`. Operators change this and all other thresholds at `/api/v1/admin/limits`."""
+    rate_per_user: Rate | None = None
+    """Requests a second of one user; 0 is no limit; the default is 20, and 0 with identity `open`."""
+    rate_global: Rate = 0.0
+    """Requests a second in all; 0 is no limit."""
     trusted_proxies: tuple[str, ...] = ()
     """CIDRs whose connections are not capped."""
     payment: Literal["sandbox"] = "sandbox"

@@ -18,10 +18,12 @@ from flashsale.backends.postgres.history import PostgresHistory
 from flashsale.backends.postgres.joining import migrate_all
 from flashsale.backends.postgres.leases import PostgresLeases
 from flashsale.backends.postgres.ledger import PostgresLedger
+from flashsale.backends.postgres.limits import PostgresLimits
 from flashsale.backends.postgres.shards import ShardedLedger
 from flashsale.backends.sqlite.history import SqliteHistory
 from flashsale.backends.sqlite.leases import SqliteLeases
 from flashsale.backends.sqlite.ledger import SqliteLedger
+from flashsale.backends.sqlite.limits import SqliteLimits
 from flashsale.core.catalogue import CreateSale
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.journal import Movement, Stock
@@ -31,7 +33,7 @@ from flashsale.core.questions import DueWork, FindOrder, FindReservations, Journ
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Granted
-from flashsale.ports import Clock, History, Leases, Ledger, Observer, Outcome, PaymentFact
+from flashsale.ports import Clock, History, Leases, Ledger, LimitBook, Observer, Outcome, PaymentFact
 
 FAR_MS = 10**12
 """Later than anything that is due."""
@@ -152,6 +154,19 @@ async def history_of(ledger: Ledger, folder: Path) -> AsyncIterator[History]:
         yield history
     finally:
         await history.close()
+
+
+@asynccontextmanager
+async def limits_of(ledger: Ledger, folder: Path) -> AsyncIterator[LimitBook]:
+    """The book of limits of a ledger that was opened in this folder."""
+    if isinstance(ledger, SqliteLedger):
+        book: LimitBook = SqliteLimits(ledger.move)
+    else:
+        book = PostgresLimits(await database_of(folder))
+    try:
+        yield book
+    finally:
+        await book.close()
 
 
 async def tampered(folder: Path, statement: str) -> None:
@@ -298,5 +313,6 @@ async def together(calls: Iterable[Awaitable[Any]]) -> list[Any]:
 
 __all__ = [
     "DATABASES", "LEDGERS", "Audience", "Checkout", "HandClock", "Opening", "Shop", "answered", "database_of",
-    "databases_of", "history_of", "leases_of", "postgres", "shards", "shop", "sqlite", "tampered", "together",
+    "databases_of", "history_of", "leases_of", "limits_of", "postgres", "shards", "shop", "sqlite", "tampered",
+    "together",
 ]  # fmt: skip

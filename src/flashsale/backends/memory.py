@@ -12,7 +12,7 @@ from flashsale.backends.gate_calls import by, require_small, settlements, shown
 from flashsale.core import permits
 from flashsale.core.books import Line
 from flashsale.core.permits import Counter, Permit, Synchronised, Wish
-from flashsale.core.rate_limit import ORIGIN_US, Allowance, Buckets, Draft
+from flashsale.core.rate_limit import Allowance, Buckets, Draft, at_us
 from flashsale.core.sighting import Members, Sighting, sighted
 from flashsale.ports import Clock
 
@@ -79,7 +79,7 @@ class MemoryGate:
         self.buckets.forget(buckets)
 
     def _now_us(self) -> float:
-        return float(self._clock.now_ms() * 1000 - ORIGIN_US)
+        return at_us(self._clock.now_ms())
 
     async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
         now_ms = self._clock.now_ms()

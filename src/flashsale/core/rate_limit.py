@@ -12,7 +12,7 @@ close a bucket for an hour. `lua/buckets.lua` does the same inside Redis.
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -30,6 +30,11 @@ class Pace(NamedTuple):
     """In which it gains its burst."""
     room: float
     """How much may be owed."""
+
+
+class Paced(Protocol):
+    @property
+    def pace(self) -> Pace: ...
 
 
 def pace_of(rate_per_second: float, burst: int) -> Pace:
@@ -61,6 +66,10 @@ class Allowance(NamedTuple):
     """When the bucket will be full again."""
 
 
+def at_us(now_ms: int) -> float:
+    return float(now_ms * 1000 - ORIGIN_US)
+
+
 def take(full_at_us: float, draft: Draft, now_us: float) -> tuple[float, Allowance]:
     """When the bucket will be full after the draft, and the draft's answer. A new bucket has been full since 0."""
     interval, whole, room = pace_of(draft.rate_per_second, draft.burst)
@@ -82,6 +91,9 @@ class Buckets:
         self._most = most
         self._full_at_us: OrderedDict[str, float] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._full_at_us)
+
     def take(self, draft: Draft, now_us: float) -> Allowance:
         full_at_us, answer = take(self._full_at_us.get(draft.bucket, 0.0), draft, now_us)
         self._keep(draft.bucket, full_at_us)
@@ -97,11 +109,12 @@ class Buckets:
             for draft, (_, answer) in zip(drafts, tried, strict=True)
         ]
 
-    def admits(self, wanted: Sequence[tuple[str, Pace]], now_us: float) -> bool:
+    def admits(self, wanted: Sequence[tuple[str, Paced]], now_us: float) -> bool:
         """One out of each of these buckets, each another one; or none out of any. Written for speed: this is `take`
         without an answer."""
         kept, paid = self._full_at_us, []
-        for name, (interval, whole, room) in wanted:
+        for name, limit in wanted:
+            interval, whole, room = limit.pace
             owed = kept.get(name, 0.0) - now_us
             if owed < 0.0:
                 owed = interval
@@ -111,8 +124,8 @@ class Buckets:
                 owed += interval
             if owed > room:
                 return False
-            paid.append((name, now_us + owed))
-        for name, full_at_us in paid:
+            paid.append(now_us + owed)
+        for (name, _), full_at_us in zip(wanted, paid, strict=True):
             kept[name] = full_at_us
             kept.move_to_end(name)
         while len(kept) > self._most:

@@ -5,6 +5,15 @@ from flashsale.backends.postgres.history import PostgresHistory
 from flashsale.backends.postgres.joining import migrate_all
 from flashsale.backends.postgres.leases import PostgresLeases
 from flashsale.backends.postgres.ledger import PostgresLedger
+from flashsale.backends.postgres.limits import PostgresLimits
 from flashsale.backends.postgres.shards import ShardedLedger
 
-__all__ = ["PostgresHistory", "PostgresLeases", "PostgresLedger", "ShardedLedger", "facts", "migrate_all"]
+__all__ = [
+    "PostgresHistory",
+    "PostgresLeases",
+    "PostgresLedger",
+    "PostgresLimits",
+    "ShardedLedger",
+    "facts",
+    "migrate_all",
+]
