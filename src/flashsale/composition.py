@@ -20,7 +20,7 @@ from flashsale.backends.sqlite.limits import SqliteLimits
 from flashsale.core.limits import Thresholds
 from flashsale.core.rate_limit import Buckets
 from flashsale.flow import consume, expire, publish, settle
-from flashsale.flow.in_force import InForce
+from flashsale.flow.in_force import InForce, LimitBook
 from flashsale.flow.lease import Always, Lease, Never, Turn
 from flashsale.flow.ledger_queue import LedgerQueue, LedgerQueues
 from flashsale.flow.limiting import Limiting
@@ -35,7 +35,6 @@ from flashsale.ports import (
     History,
     Leases,
     LedgerUnavailable,
-    LimitBook,
     PaymentProvider,
     Queue,
     WholeLedger,

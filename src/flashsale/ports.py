@@ -13,7 +13,6 @@ from flashsale.core.catalogue import SaleChange
 from flashsale.core.checkout import Checkout, Opened
 from flashsale.core.journal import Stock
 from flashsale.core.letter import DeadLetter
-from flashsale.core.limits import LimitsChange, News
 from flashsale.core.order import Order
 from flashsale.core.payment import Due, Transaction
 from flashsale.core.permits import Permit, Synchronised, Wish
@@ -220,36 +219,6 @@ class History(Protocol):
         """Forgets the oldest movements of a product, and adds them to its base. None: they do not add up, and stay."""
 
     async def close(self) -> None: ...
-
-
-class Fleet(NamedTuple):
-    """The processes that answer buyers."""
-
-    live: int
-    behind: int
-    """Of these, who go by an older version of the limits."""
-
-
-class LimitBook(Protocol):
-    """The thresholds and tiers that operators have set, and the processes that go by them. Every change makes a new
-    version and is audited, in one transaction. Methods raise `LedgerUnavailable`; whether a change took place may then
-    be unknown, and it may be repeated."""
-
-    async def change(self, change: LimitsChange) -> int | Refused:
-        """The version that it made. The caller has checked the values."""
-
-    async def news(self, after: int) -> News | None:
-        """What has changed since a version; 0: everything. None: nothing."""
-
-    async def present(self, process_id: str, version: int) -> Fleet:
-        """This process goes by this version now, and lives: until it leaves, or is silent for `LIVE_SECONDS`."""
-
-    async def leave(self, process_id: str) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-LIVE_SECONDS = 3.0
 
 
 class BrokerUnavailable(Exception):

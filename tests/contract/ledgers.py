@@ -33,7 +33,8 @@ from flashsale.core.questions import DueWork, FindOrder, FindReservations, Journ
 from flashsale.core.reservation import Reservation
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt, Granted
-from flashsale.ports import Clock, History, Leases, Ledger, LimitBook, Observer, Outcome, PaymentFact
+from flashsale.flow.in_force import LimitBook
+from flashsale.ports import Clock, History, Leases, Ledger, Observer, Outcome, PaymentFact
 
 FAR_MS = 10**12
 """Later than anything that is due."""

@@ -282,7 +282,8 @@ def test_an_error_is_shown_as_the_interface_says():
 
 @pytest.mark.parametrize("refusal", Refusal)
 def test_every_refusal_has_its_status_and_code(refusal):
-    answer = wire.refusal(Refused(refusal, "No"), "/x", NOW)
+    details = {"limit": 20, "remaining": 0, "resetSeconds": 1} if refusal is Refusal.RATE_LIMITED else {}
+    answer = wire.refusal(Refused(refusal, "No", details), "/x", NOW)
     told = json.loads(answer.body)
     assert (answer.status, told["status"], told["error"], told["code"]) == (
         refusal.status, refusal.status, refusal.title, refusal.name,
@@ -295,6 +296,20 @@ def test_instants_become_timestamps_and_the_time_to_wait_a_header():
     answer = wire.refusal(Refused(Refusal.NOT_STARTED, "No", details), "/x", NOW)
     assert json.loads(answer.body)["details"] == {"startsAt": "2026-01-15T10:02:00Z", "endsAt": None, "limit": 1}
     assert answer.headers == ((b"retry-after", b"7"),)
+
+
+def test_who_asks_too_often_is_told_how_he_stands_in_two_families_of_headers():
+    details = {
+        "scope": "tier", "limit": 50, "remaining": 3, "resetSeconds": 57, "retryAfterSeconds": 2, "tier": "STANDARD",
+    }  # fmt: skip
+    answer = wire.refusal(Refused(Refusal.RATE_LIMITED, "No", details), "/x", NOW + 1)
+    assert dict(answer.headers) == {
+        b"retry-after": b"2",
+        b"ratelimit-limit": b"50", b"ratelimit-remaining": b"3", b"ratelimit-reset": b"57",
+        b"x-ratelimit-limit": b"50", b"x-ratelimit-remaining": b"3",
+        b"x-ratelimit-reset": b"%d" % (NOW // 1000 + 1 + 57), b"x-ratelimit-tier": b"STANDARD",
+    }  # fmt: skip
+    assert "retryAfterSeconds" not in json.loads(answer.body)["details"]
 
 
 def test_a_path_is_escaped():

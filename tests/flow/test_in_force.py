@@ -10,6 +10,7 @@ from contract.gates import Hand
 
 from flashsale.backends.memory import MemoryGate
 from flashsale.core.limits import (
+    Fleet,
     LimitsChange,
     News,
     ResetUser,
@@ -25,7 +26,7 @@ from flashsale.core.refusal import Refusal, Refused
 from flashsale.flow import in_force
 from flashsale.flow.in_force import InForce, Settled
 from flashsale.flow.limiting import Limiting
-from flashsale.ports import Fleet, GateAway, LedgerUnavailable
+from flashsale.ports import GateAway, LedgerUnavailable
 
 
 class SharedBook:

@@ -310,6 +310,17 @@ FORGOTTEN_AFTER = 1_000
 """Changes, after which the row of a user without a tier is thrown away."""
 
 
+class Fleet(NamedTuple):
+    """The processes that answer buyers."""
+
+    live: int
+    behind: int
+    """Of these, who go by an older version of the limits."""
+
+
+LIVE_SECONDS = 3.0
+"""For so long a process lives that says nothing more."""
+
 Row = tuple[str, str | None]
 """A user and his tier; None: he has none, but was changed."""
 

@@ -19,6 +19,7 @@ from flashsale.core.refusal import Refusal, Refused, invalid, recalled
 from flashsale.core.request import QUANTITY_MAX
 from flashsale.core.reservation import Reservation, Status, status_at
 from flashsale.core.stock import Granted
+from flashsale.edge.rate_headers import rate_headers
 from flashsale.edge.strict_json import duplicate, malformed
 from flashsale.flow.storefront import Offer, on_sale
 
@@ -136,6 +137,8 @@ def error(
     details = refused.details
     if status in _COME_BACK or "retryAfterSeconds" in details:
         headers = (*headers, (b"retry-after", b"%d" % max(1, details.get("retryAfterSeconds") or 1)))
+    if refused.refusal is _RATE_LIMITED:
+        headers = (*headers, *rate_headers(details, now_ms))
     if "Seconds" in (names := "".join(details)) or "AtMs" in names:
         details = _details(details)
     code = refused.refusal._name_  # `name` is a slow property
@@ -151,6 +154,7 @@ def refusal(refused: Refused, path: str, now_ms: int) -> Answer:
 
 _OUR_OWN = frozenset({"retryAfterSeconds", "error"})
 """Details that are no client's: one is a header, the other is for the log and for dead letters."""
+_RATE_LIMITED = Refusal.RATE_LIMITED
 _COME_BACK = (429, 503)
 """What always says when to try again."""
 

@@ -9,10 +9,11 @@ off) counts as live for LIVE_SECONDS more, and for SETTLE_SECONDS is waited for.
 import asyncio
 from contextlib import suppress
 from time import monotonic
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from flashsale.core.limits import (
     TIERS,
+    Fleet,
     LimitsChange,
     News,
     SetThresholds,
@@ -22,7 +23,7 @@ from flashsale.core.limits import (
 )
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.flow.limiting import Limiting
-from flashsale.ports import Fleet, GateAway, LedgerUnavailable, LimitBook
+from flashsale.ports import GateAway, LedgerUnavailable
 
 LOOK_SECONDS = 0.05
 BEAT_SECONDS = 1.0
@@ -33,6 +34,25 @@ GATE_AWAY = Refused(
     "This is set, but the gate cannot be asked now: the user's buckets there are as they were. Try again",
     {"retryAfterSeconds": 1},
 )
+
+
+class LimitBook(Protocol):
+    """The thresholds and tiers that operators have set, and the processes that go by them. Every change makes a new
+    version and is audited, in one transaction. Methods raise `LedgerUnavailable`; whether a change took place may then
+    be unknown, and it may be repeated."""
+
+    async def change(self, change: LimitsChange) -> int | Refused:
+        """The version that it made. The caller has checked the values."""
+
+    async def news(self, after: int) -> News | None:
+        """What has changed since a version; 0: everything. None: nothing."""
+
+    async def present(self, process_id: str, version: int) -> Fleet:
+        """This process goes by this version now, and lives: until it leaves, or is silent for `LIVE_SECONDS`."""
+
+    async def leave(self, process_id: str) -> None: ...
+
+    async def close(self) -> None: ...
 
 
 class Settled(NamedTuple):

@@ -13,9 +13,9 @@ import msgspec
 from flashsale.backends.postgres.connect import FAILING, Connection, connect
 from flashsale.backends.postgres.rows import SQL as LEDGER
 from flashsale.backends.queries import load_queries
-from flashsale.core.limits import AUDITED, LimitsChange, News, State, subject_of, turned
+from flashsale.core.limits import AUDITED, LIVE_SECONDS, Fleet, LimitsChange, News, State, subject_of, turned
 from flashsale.core.refusal import Refused
-from flashsale.ports import LIVE_SECONDS, Fleet, LedgerUnavailable
+from flashsale.ports import LedgerUnavailable
 
 T = TypeVar("T")
 

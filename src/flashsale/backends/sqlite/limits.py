@@ -10,9 +10,8 @@ from flashsale.backends.queries import load_queries
 from flashsale.backends.sqlite.leases import Moving
 from flashsale.backends.sqlite.moves import Desk
 from flashsale.backends.sqlite.rows import SQL as LEDGER
-from flashsale.core.limits import AUDITED, LimitsChange, News, Row, State, subject_of, turned
+from flashsale.core.limits import AUDITED, Fleet, LimitsChange, News, Row, State, subject_of, turned
 from flashsale.core.refusal import Refused
-from flashsale.ports import Fleet
 
 SQL = load_queries("sqlite/limits.sql")
 
