@@ -117,18 +117,8 @@ class RedisGate:
     async def take_together(self, requests: Sequence[Sequence[Draft]]) -> list[list[Allowance]]:
         drafts = [draft for request in requests for draft in request]
         whose = [number for number, request in enumerate(requests) for _ in request]
-        slots = [
-            _portions(places, whose) for places in by(drafts, lambda draft: self._slot(_bucket(draft.bucket))).values()
-        ]
-        outcomes = await self._caller.each([
-            [_taking(self.scripts.buckets, [drafts[place] for place in places], _sizes(places, whose))
-             for places in portions]
-            for portions in slots
-        ])  # fmt: skip
-        found: dict[int, Allowance] = {}
-        for places, outcome in zip(chain.from_iterable(slots), outcomes, strict=True):
-            found |= zip(places, _read_allowances(_answered(outcome)), strict=True)
-        answers = (found[place] for place in range(len(drafts)))
+        keys = [_bucket(draft.bucket) for draft in drafts]
+        answers = iter(await self._of_each(self.scripts.buckets, drafts, keys, whose, _read_allowances))
         return [[*islice(answers, len(request))] for request in requests]
 
     async def forget(self, buckets: Sequence[str]) -> None:
@@ -139,20 +129,20 @@ class RedisGate:
 
     async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
         groups = [f"fs:seen:{each.group}" for each in sightings]
-        return await self._of_each(self.scripts.sightings, sightings, groups, _read_counts)
+        return await self._of_each(self.scripts.sightings, sightings, groups, range(len(groups)), _read_counts)
 
     async def _of_each(
-        self, script: Script, things: Sequence[Any], keys: Sequence[str], read: Callable[[bytes], list[T]]
-    ) -> list[T]:
-        """Of each thing, which has a key of its own, what the script answers."""
-        slots = [
-            [places[first : first + BATCH_MAX] for first in range(0, len(places), BATCH_MAX)]
-            for places in by(keys, self._slot).values()
-        ]
+        self, script: Script, things: Sequence[Any], keys: Sequence[str], whose: Sequence[int],
+        read: Callable[[bytes], list[T]],
+    ) -> list[T]:  # fmt: skip
+        """Of each thing, which has a key of its own, what the script answers; it is told how many of them belong to
+        each request."""
+        slots = [_portions(places, whose) for places in by(keys, self._slot).values()]
         outcomes = await self._caller.each([
-            [Call(script, [keys[place] for place in places], (_pack([things[place] for place in places]),))
-             for places in slot]
-            for slot in slots
+            [Call(script, [keys[place] for place in places],
+                  (_pack([things[place] for place in places]), _pack(_sizes(places, whose))))
+             for places in portions]
+            for portions in slots
         ])  # fmt: skip
         found: dict[int, T] = {}
         for places, outcome in zip(chain.from_iterable(slots), outcomes, strict=True):
@@ -215,10 +205,6 @@ def _keys(line: Line) -> list[str]:
 
 def _bucket(name: str) -> str:
     return f"fs:bucket:{name}"
-
-
-def _taking(buckets: Script, drafts: Sequence[Draft], sizes: Sequence[int]) -> Call:
-    return Call(buckets, [_bucket(draft.bucket) for draft in drafts], (_pack(drafts), _pack(sizes)))
 
 
 def _portions(places: Sequence[int], whose: Sequence[int]) -> list[list[int]]:
