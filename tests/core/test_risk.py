@@ -7,7 +7,7 @@ from flashsale.core.risk import PASSED, RULES, Facts, RiskTerms, Verdict, hold_s
 
 TERMS = RiskTerms()
 DAY_MS = 86_400_000
-ORDINARY = Facts(known_for_ms=30 * DAY_MS, tier=2, address_accounts=3, device_accounts=1, early_attempts=2)
+ORDINARY = Facts(known_for_ms=30 * DAY_MS, tier="STANDARD", address_accounts=3, device_accounts=1, early_attempts=2)
 
 CASES = {
     "an ordinary visitor": (ORDINARY, Verdict.PASS, 0, ()),
@@ -17,12 +17,12 @@ CASES = {
         Facts(over_challenge_rate=True, over_block_rate=True), Verdict.BLOCK, 80, ("attempts", "attempts-flood"),
     ),
     "no device facts where they are wanted": (Facts(device_wanted=True), Verdict.CHALLENGE, 50, ("device-absent",)),
-    "no device facts where nobody wants them": (Facts(device_share=0.0, tier=2), Verdict.PASS, 0, ()),
+    "no device facts where nobody wants them": (Facts(device_share=0.0, tier="STANDARD"), Verdict.PASS, 0, ()),
     "few device facts": (Facts(device_wanted=True, device_share=0.4), Verdict.PASS, 25, ("device-incomplete",)),
     "enough device facts": (Facts(device_wanted=True, device_share=0.5), Verdict.PASS, 0, ()),
     "a new account": (Facts(known_for_ms=DAY_MS // 48), Verdict.PASS, 15, ("identity-new",)),
     "an account just old enough": (Facts(known_for_ms=DAY_MS // 24), Verdict.PASS, 0, ()),
-    "the lowest tier": (Facts(tier=1), Verdict.PASS, 10, ("tier-lowest",)),
+    "the lowest tier": (Facts(tier="LIMITED"), Verdict.PASS, 10, ("tier-lowest",)),
     "an office behind one address": (Facts(address_accounts=11), Verdict.PASS, 20, ("address-shared",)),
     "a farm behind one address": (
         Facts(address_accounts=41), Verdict.CHALLENGE, 50, ("address-shared", "address-crowded"),
@@ -34,7 +34,7 @@ CASES = {
     "a storm before the start": (Facts(early_attempts=41), Verdict.CHALLENGE, 50, ("early", "early-flood")),
     "hoarding": (Facts(unpaid=7), Verdict.CHALLENGE, 50, ("hoarding",)),
     "a new account on a shared device of the lowest tier": (
-        Facts(known_for_ms=0, device_accounts=3, tier=1), Verdict.CHALLENGE, 55,
+        Facts(known_for_ms=0, device_accounts=3, tier="LIMITED"), Verdict.CHALLENGE, 55,
         ("identity-new", "tier-lowest", "device-shared"),
     ),
 }  # fmt: skip

@@ -10,7 +10,7 @@ reasons in the log mean the same next month.
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -49,8 +49,7 @@ class Facts(NamedTuple):
     device_share: float = 0.0
     """Of the device facts, how many were given: from 0 to 1."""
     known_for_ms: int | None = None
-    tier: int | None = None
-    """1 is the lowest."""
+    tier: str | None = None
     address_accounts: int = 0
     device_accounts: int = 0
     early_attempts: int = 0
@@ -58,6 +57,7 @@ class Facts(NamedTuple):
 
 
 NOTHING_KNOWN = Facts()
+LOWEST_TIER = "LIMITED"
 
 
 class Verdict(StrEnum):
@@ -85,7 +85,7 @@ RULES: tuple[Rule, ...] = (
          lambda facts, terms: facts.device_wanted and 0 < facts.device_share < terms.device_facts_min),
     Rule("identity-new", "an identity younger than {new_for_minutes} minutes", 15,
          lambda facts, terms: facts.known_for_ms is not None and facts.known_for_ms < terms.new_for_minutes * 60_000),
-    Rule("tier-lowest", "the lowest tier", 10, lambda facts, terms: facts.tier == 1),
+    Rule("tier-lowest", "the lowest tier", 10, lambda facts, terms: facts.tier == LOWEST_TIER),
     Rule("address-shared", "more than {address_accounts_some} accounts on the address in an hour", 20,
          lambda facts, terms: facts.address_accounts > terms.address_accounts_some),
     Rule("address-crowded", "more than {address_accounts_many} accounts on the address in an hour", 30,
@@ -108,6 +108,36 @@ class Judged(NamedTuple):
     score: int
     reasons: tuple[str, ...]
     """Names of the rules that applied."""
+
+
+class Decision(msgspec.Struct, frozen=True, array_like=True):
+    """What was decided of somebody, for the log."""
+
+    at_ms: int
+    user_id: str
+    sale_id: str
+    verdict: Verdict
+    score: int
+    reasons: tuple[str, ...]
+    facts: dict[str, Any]
+    """Those that are not as they are of everybody."""
+    solved: bool = False
+    """Whether he brought the solution of a challenge, and so was let through."""
+    times: int = 1
+    """How often in a row, within a second or so."""
+
+
+class Kept(NamedTuple):
+    """What of the log is kept; beyond that its oldest rows go, a batch with each that is written."""
+
+    rows: int
+    since_ms: int
+    batch: int
+
+
+def told_of(facts: Facts) -> dict[str, Any]:
+    """The facts for the log: those that say something."""
+    return {name: value for name, value in facts._asdict().items() if value != Facts._field_defaults[name]}
 
 
 PASSED = Judged(Verdict.PASS, 0, ())

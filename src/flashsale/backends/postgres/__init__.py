@@ -6,6 +6,7 @@ from flashsale.backends.postgres.joining import migrate_all
 from flashsale.backends.postgres.leases import PostgresLeases
 from flashsale.backends.postgres.ledger import PostgresLedger
 from flashsale.backends.postgres.limits import PostgresLimits
+from flashsale.backends.postgres.risk_log import PostgresRiskLog
 from flashsale.backends.postgres.shards import ShardedLedger
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PostgresLeases",
     "PostgresLedger",
     "PostgresLimits",
+    "PostgresRiskLog",
     "ShardedLedger",
     "facts",
     "migrate_all",

@@ -22,7 +22,8 @@ CREATE TABLE risk_decision (
     score   bigint NOT NULL,
     reasons jsonb NOT NULL,
     facts   jsonb NOT NULL,
-    solved  boolean NOT NULL
+    solved  boolean NOT NULL,
+    times   bigint NOT NULL CHECK (times > 0)
 );
 CREATE INDEX risk_decision_user ON risk_decision (user_id, seq);
 CREATE INDEX risk_decision_at ON risk_decision (at_ms);

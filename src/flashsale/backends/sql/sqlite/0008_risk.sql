@@ -22,7 +22,8 @@ CREATE TABLE risk_decision (
     score   INTEGER NOT NULL,
     reasons TEXT NOT NULL CHECK (json_valid(reasons)),
     facts   TEXT NOT NULL CHECK (json_valid(facts)),
-    solved  INTEGER NOT NULL CHECK (solved IN (0, 1))
+    solved  INTEGER NOT NULL CHECK (solved IN (0, 1)),
+    times   INTEGER NOT NULL CHECK (times > 0)
 ) STRICT;
 CREATE INDEX risk_decision_user ON risk_decision (user_id, seq);
 CREATE INDEX risk_decision_at ON risk_decision (at_ms);
