@@ -25,6 +25,7 @@ from flashsale.core.retention import Reach
 from flashsale.core.risk import Decision, Kept
 from flashsale.core.sale import Sale
 from flashsale.core.sighting import Sighting
+from flashsale.core.signs import Back, Signs
 from flashsale.core.stock import Attempt, Decided, Granted, Pending
 from flashsale.core.waiting_room import DrawStep, Joining, Room, Ticket, Turn, Turned
 
@@ -342,6 +343,13 @@ class Gate(Protocol):
 
     async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
         """Of each how many members its group has had within the window, by the gate's own clock, after this one."""
+    async def tell_signs(self, sale_id: str, numbers: Sequence[int], back: Sequence[Back], grace_ms: int) -> None:
+        """The owners of these tickets were heard of; of those in `back`, after they had been passed over."""
+
+    async def ask_signs(
+        self, sale_id: str, numbers: Sequence[int], done: Sequence[int], most: int, grace_ms: int
+    ) -> Signs:
+        """Who of these tickets' owners is alive, and who is back: `most` at most. `done`: they need not be told of."""
 
     async def settings(self) -> dict[str, str]:
         """The shared settings, and under "version" the highest that set one; empty when none is known."""

@@ -16,19 +16,18 @@ from flashsale.core.permits import Wish
 from flashsale.ports import Gate
 
 START_MS = 1_800_000_000_000
+MS = (
+    re.compile(r"local function clock_ms\(\).*?\nend\n", re.DOTALL),
+    "local function clock_ms() return {} end\n",
+)
 CLOCK = {
-    "gate": (
-        re.compile(r"local function clock_ms\(\).*?\nend\n", re.DOTALL),
-        "local function clock_ms() return {} end\n",
-    ),
+    "gate": MS,
+    "signs": MS,
     "buckets": (
         re.compile(r"local function clock_us\(\).*?\nend\n", re.DOTALL),
         "local function clock_us() return {} end\n",
     ),
-    "sightings": (
-        re.compile(r"local function clock_ms\(\).*?\nend\n", re.DOTALL),
-        "local function clock_ms() return {} end\n",
-    ),
+    "sightings": MS,
 }
 ORIGIN_MS = 1_700_000_000_000
 
@@ -71,7 +70,8 @@ class HeldRedis(Held):
 
     def pass_ms(self, ms: int) -> None:
         super().pass_ms(ms)
-        times = {"gate": self.clock.ms, "sightings": self.clock.ms, "buckets": (self.clock.ms - ORIGIN_MS) * 1000}
+        times = {"buckets": (self.clock.ms - ORIGIN_MS) * 1000}
+        times |= dict.fromkeys(("gate", "sightings", "signs"), self.clock.ms)
         self.gate.scripts = self._as_they_come._replace(**{name: self._at(name, now) for name, now in times.items()})
 
     def _at(self, name: str, now: int):

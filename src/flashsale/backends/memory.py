@@ -9,16 +9,18 @@ from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
 from flashsale.backends.gate_calls import by, require_small, settlements, shown
-from flashsale.core import permits
+from flashsale.core import permits, signs
 from flashsale.core.books import Line
 from flashsale.core.permits import Counter, Permit, Synchronised, Wish
 from flashsale.core.rate_limit import Allowance, Buckets, Draft, at_us
 from flashsale.core.sighting import Members, Sighting, sighted
+from flashsale.core.signs import Back, Heard, Signs
 from flashsale.ports import Clock
 
 PRODUCTS_MAX = 10_000
 BUCKETS_MAX = 200_000
 GROUPS_MAX = 100_000
+ROOMS_MAX = 1_000
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -34,6 +36,7 @@ class MemoryGate:
         self._products: OrderedDict[Line, Counter] = OrderedDict()
         self.buckets = Buckets(BUCKETS_MAX)
         self._groups: OrderedDict[str, Members] = OrderedDict()
+        self._rooms: OrderedDict[str, Heard] = OrderedDict()
         self._settings: dict[str, tuple[int, str]] = {}
 
     async def permit(self, wishes: Sequence[Wish]) -> list[Permit]:
@@ -94,6 +97,16 @@ class MemoryGate:
             _keep(self._groups, sighting.group, members, GROUPS_MAX)
         return count
 
+    async def tell_signs(self, sale_id: str, numbers: Sequence[int], back: Sequence[Back], grace_ms: int) -> None:
+        now_ms = self._clock.now_ms()
+        signs.tell(self._room(sale_id, now_ms), numbers, back, now_ms, grace_ms)
+
+    async def ask_signs(
+        self, sale_id: str, numbers: Sequence[int], done: Sequence[int], most: int, grace_ms: int
+    ) -> Signs:
+        now_ms = self._clock.now_ms()
+        return signs.ask(self._room(sale_id, now_ms), numbers, done, most, now_ms, grace_ms)
+
     async def settings(self) -> dict[str, str]:
         return shown(self._settings)
 
@@ -105,6 +118,11 @@ class MemoryGate:
 
     async def close(self) -> None:
         """Forgets nothing that matters."""
+
+    def _room(self, sale_id: str, now_ms: int) -> Heard:
+        heard = self._rooms.pop(sale_id, None) or Heard(now_ms)
+        _keep(self._rooms, sale_id, heard, ROOMS_MAX)
+        return heard
 
     def _product(self, line: Line) -> Counter:
         counter = self._products.pop(line, None) or Counter()

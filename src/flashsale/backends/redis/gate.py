@@ -18,6 +18,7 @@ from flashsale.core.books import Line
 from flashsale.core.permits import Permit, Synchronised, Verdict, Wish
 from flashsale.core.rate_limit import Allowance, Draft
 from flashsale.core.sighting import Sighting
+from flashsale.core.signs import Back, Signs
 from flashsale.ports import GateAway
 
 BATCH_MAX = 512
@@ -29,6 +30,7 @@ _read_permits = msgspec.msgpack.Decoder(list[list[Permit]]).decode
 _read_available = msgspec.msgpack.Decoder(list[list[int]]).decode
 _read_flags = msgspec.msgpack.Decoder(list[list[bool]]).decode
 _read_nothing = msgspec.msgpack.Decoder(list[int]).decode
+_read_signs = msgspec.msgpack.Decoder(Signs).decode
 _read_allowances = msgspec.msgpack.Decoder(list[Allowance]).decode
 _read_counts = msgspec.msgpack.Decoder(list[int]).decode
 
@@ -41,6 +43,7 @@ class Scripts(NamedTuple):
     forget: Script
     settings: Script
     sightings: Script
+    signs: Script
 
 
 class Part(NamedTuple):
@@ -148,6 +151,23 @@ class RedisGate:
         for places, outcome in zip(chain.from_iterable(slots), outcomes, strict=True):
             found |= zip(places, read(_answered(outcome)), strict=True)
         return [found[place] for place in range(len(things))]
+
+    async def tell_signs(self, sale_id: str, numbers: Sequence[int], back: Sequence[Back], grace_ms: int) -> None:
+        cuts = [numbers[first : first + BATCH_MAX] for first in range(0, max(len(numbers), 1), BATCH_MAX)]
+        calls = [self._of_room(sale_id, "tell", (cut, (), grace_ms)) for cut in cuts[1:]]
+        calls.append(self._of_room(sale_id, "tell", (cuts[0], back[:BATCH_MAX], grace_ms)))
+        for outcome in await self._caller.each([calls]):
+            _answered(outcome)
+
+    async def ask_signs(
+        self, sale_id: str, numbers: Sequence[int], done: Sequence[int], most: int, grace_ms: int
+    ) -> Signs:
+        [outcome] = await self._caller.each([[self._of_room(sale_id, "ask", (numbers, done, most, grace_ms))]])
+        return _read_signs(_answered(outcome))
+
+    def _of_room(self, sale_id: str, operation: str, arguments: tuple[Any, ...]) -> Call:
+        keys = [f"fs:room:{{{sale_id}}}:{name}" for name in ("times", "back")]
+        return Call(self.scripts.signs, keys, (operation, _pack(arguments)))
 
     async def settings(self) -> dict[str, str]:
         return await self._put({}, 0)
