@@ -19,7 +19,7 @@ from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.backends.sqlite.limits import SqliteLimits
 from flashsale.core.limits import Thresholds
 from flashsale.core.rate_limit import Buckets
-from flashsale.flow import consume, expire, publish, settle
+from flashsale.flow import admit, consume, expire, publish, settle
 from flashsale.flow.in_force import InForce, LimitBook
 from flashsale.flow.lease import Always, Lease, Never, Turn
 from flashsale.flow.ledger_queue import LedgerQueue, LedgerQueues
@@ -115,6 +115,7 @@ class Turns(NamedTuple):
 
     sweep: Turn
     resume: Turn
+    admit: Turn
 
 
 def _postgres() -> ModuleType:
@@ -226,10 +227,10 @@ def keeping_of(settings: Settings) -> Keeping:
 
 def turns_of(settings: Settings, owned: Owned) -> Turns:
     if settings.postgres_url is None:
-        return Turns(Always(), Always())
+        return Turns(Always(), Always(), Always())
     if not settings.runs("sweep"):
-        return Turns(Never(), Never())
-    return Turns(owned.take(expire.LEASE), owned.take(settle.LEASE))
+        return Turns(Never(), Never(), Never())
+    return Turns(owned.take(expire.LEASE), owned.take(settle.LEASE), owned.take(admit.LEASE))
 
 
 def _consuming_turn(settings: Settings, owned: Owned, number: int) -> Turn:

@@ -20,6 +20,9 @@ class Counts:
         self.buckets = [0] * (len(BOUNDS_SECONDS) + 1)
         """How many answers to a reservation took how long, from the last byte of the request to the answer."""
         self.seconds = 0.0
+        self.waits = [0, 0]
+        """Of those who were let in and had been told how long they would wait: whose wait was not as told, and whose
+        was (`core.wait_estimate.came_true`)."""
 
     def took(self, seconds: float) -> None:
         """An attempt to reserve was answered."""

@@ -29,7 +29,8 @@ from flashsale.core.sale import Sale
 from flashsale.core.stock import Decided
 from flashsale.core.visitor import Visitor
 from flashsale.counts import Counts
-from flashsale.flow import consume, expire, in_force, prune, publish, settle, waiting
+from flashsale.flow import admit, consume, expire, in_force, prune, publish, rooms, settle, visit, waiting
+from flashsale.flow.admit import Admitting
 from flashsale.flow.consume import Consuming
 from flashsale.flow.expire import Sweeping
 from flashsale.flow.in_force import InForce, Settled
@@ -38,8 +39,10 @@ from flashsale.flow.prune import Pruning
 from flashsale.flow.queueing import Queueing
 from flashsale.flow.relays import Relays
 from flashsale.flow.reserve import Reserving
+from flashsale.flow.rooms import RoomsSeen
 from flashsale.flow.settle import Resuming, Settling
 from flashsale.flow.storefront import Storefront
+from flashsale.flow.visit import Visiting
 from flashsale.flow.waiting import Waiting
 from flashsale.flow.watch import LOOK_SECONDS, SEEN_SECONDS, Watch, look_around
 from flashsale.ports import (
@@ -83,7 +86,11 @@ class Engine:
         self._watch = Watch(ledger, storefront, clock) if settings.postgres_url else None
         self.waiting = Waiting(ledger)
         queueing = Queueing(ledger, line.queue, line.permits, storefront, clock, os.urandom)
-        self._reserving = Reserving(ledger, storefront, clock, queueing, self._watch)
+        grace_ms = int(settings.queue_grace_seconds * 1000)
+        self.rooms = RoomsSeen(ledger, storefront, clock)
+        self.visiting = Visiting(ledger, line.permits, self.rooms, clock, grace_ms)
+        judges = (self.visiting.judge,)
+        self._reserving = Reserving(ledger, storefront, clock, queueing, self._watch, judges)
         self._consuming = Consuming(ledger, line.sources, line.permits, storefront, self.waiting, clock)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
         self._resuming = Resuming(self._settling, turns.resume)
@@ -97,6 +104,7 @@ class Engine:
         self.leases: tuple[Lease, ...] = ()
         """What this process may hold."""
         self.counts = Counts()
+        self._admitting = Admitting(ledger, line.permits, self.rooms, turns.admit, clock, self.counts, grace_ms)
         self.worker = Worker([*self._loops(turns, databases)])
 
     @classmethod
@@ -145,6 +153,9 @@ class Engine:
             yield Loop("watch", LOOK_SECONDS, self._watch.look)
             yield Loop("limits", in_force.LOOK_SECONDS, self.in_force.look)
         yield Loop("waiting", waiting.LOOK_SECONDS, self.waiting.look)
+        yield Loop("rooms", rooms.LOOK_SECONDS, self.rooms.look)
+        yield Loop("signs", visit.SIGNS_SECONDS, self.visiting.tell)
+        yield Loop(admit.LEASE, admit.TICK_SECONDS, self._admitting.admit)
         if self.settings.runs("consume"):
             yield Loop(consume.LEASE, consume.TICK_SECONDS, self._consuming.run)
             yield Loop("synchronise", consume.SYNCHRONISE_SECONDS, self._consuming.synchronise)
@@ -247,6 +258,11 @@ class Engine:
         except Unreadable as fault:
             return illegal("deadLetterId", letter.letter_id, f"cannot be read: {fault}")
         return await self.ledger.redrive(letter.letter_id, request, actor)
+
+    def leave(self) -> None:
+        """The process is about to end: whoever holds the line is told what there is, and can ask another one."""
+        self.waiting.leave()
+        self.visiting.leave_all()
 
     async def find(self, query: Query[T]) -> T:
         """Any question of `ports` to the ledger."""

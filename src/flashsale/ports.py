@@ -200,8 +200,7 @@ class RiskLog(Protocol):
     async def close(self) -> None: ...
 
 
-class WholeLedger(Ledger, Backlog, Rooms, Protocol):
-    """All of it."""
+class WholeLedger(Ledger, Backlog, Rooms, Protocol): ...
 
 
 class Leases(Protocol):
@@ -343,8 +342,9 @@ class Gate(Protocol):
 
     async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
         """Of each how many members its group has had within the window, by the gate's own clock, after this one."""
+
     async def tell_signs(self, sale_id: str, numbers: Sequence[int], back: Sequence[Back], grace_ms: int) -> None:
-        """The owners of these tickets were heard of; of those in `back`, after they had been passed over."""
+        """The owners of these tickets were heard of; those in `back` had been passed over."""
 
     async def ask_signs(
         self, sale_id: str, numbers: Sequence[int], done: Sequence[int], most: int, grace_ms: int

@@ -106,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a connection may stay open between requests."""
     drain_seconds: Annotated[float, Meta(ge=0, le=600)] = 10.0
     """How long requests in flight may take after SIGTERM."""
+    queue_grace_seconds: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    """How long somebody in a waiting room may be silent before his turn goes to the next."""
     provider_seconds: Annotated[float, Meta(gt=0, le=120)] = 10.0
     """How long one call to the payment provider may take."""
 

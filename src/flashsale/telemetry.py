@@ -42,6 +42,7 @@ EVENTS = {
     "movements that do not add up are kept": "the journal of a product is wrong: nothing of it is pruned; reconcile it",
     "the broker is away": "events wait in the ledger, sales go on; said once, until it is back",
     "the broker is back": "everything that waited is being published; `failures` says how often it was tried",
+    "a draw is over": "a sale's entrants have their places; its `root` was told before the seed that drew them",
     "the queue could not be read and is asked again": "a mistake of ours, or a broker's client that does not start",
     "a batch of the queue failed and is worked on again": "a mistake of ours: its slice waits, nothing of it is lost",
     "a queued request is a dead letter": "it could not be decided: its buyer is told REJECTED; redrive it",
@@ -85,6 +86,10 @@ METRICS = {
     "flashsale_outbox_alarm": Told("gauge", (), "1 while that is more than 30 seconds"),
     "flashsale_queued_requests": Told("gauge", (), "Requests that wait in the ledger's own queue, of all queued sales"),
     "flashsale_dead_letters": Told("gauge", (), "Dead letters that nobody has redriven"),
+    "flashsale_waits_total": Told(
+        "counter", ("near", "worker"), "People let in, by whether their wait was within half of what they had been told"
+    ),
+    "flashsale_people_waiting": Told("gauge", ("sale",), "Places of a waiting room whose turn has not come"),
     "flashsale_units": Told("gauge", ("sale", "sku", "state"), "Units of a product: available, held, sold"),
 }
 """Every metric by its name. A test holds docs/metrics.md and what is scraped to this list."""

@@ -6,6 +6,7 @@ import asyncpg
 from contract.ledgers import Audience, HandClock, answered, database_of
 from core.shop import an_attempt
 
+from flashsale.backends.postgres import connect
 from flashsale.backends.postgres.connect import migrate as migrate_database
 from flashsale.backends.postgres.find import FIND as POSTGRES
 from flashsale.backends.postgres.ledger import PostgresLedger
@@ -16,18 +17,6 @@ from flashsale.backends.sqlite.find import FIND as SQLITE
 MOVEMENT = "({seq}, 'sale', 'lamp', {number}, 'RESERVE', 1, 10, 1, 0, 'res_{number}', 'ann', '', 1)"
 ORDER = "({seq}, 'flashsale.orders', 'order.created', 'ord_{number}', 1, 1, '{{}}')"
 
-AS_IT_WAS = """
-DROP TABLE room, ticket, spent_pass, draw_part;
-DROP TABLE origin, risk_decision; ALTER TABLE reservation DROP COLUMN origin;
-DROP INDEX reservation_request;
-ALTER TABLE reservation DROP COLUMN request_line;
-ALTER TABLE journal DROP COLUMN trace_id;
-ALTER TABLE outbox DROP COLUMN trace_id;
-CREATE TABLE request (
-    user_id text, sale_id text, request_key text, reservation_ids text[], PRIMARY KEY (user_id, sale_id, request_key)
-)
-"""
-"""A database as version 5 had it."""
 GRANTED = """
 INSERT INTO reservation (seq, reservation_id, user_id, sale_id, sku_id, quantity, status, unit_price_minor, currency,
     created_at_ms, expires_at_ms, request_kind, request_key)
@@ -65,11 +54,15 @@ async def test_in_a_database_order_events_follow_the_movements_of_their_transact
 
 
 async def test_in_a_database_a_request_that_was_granted_before_its_key_moved_finds_its_reservations(
-    tmp_path,
+    tmp_path, monkeypatch
 ):
     url = await database_of(tmp_path)
     db = await asyncpg.connect(url)
-    await db.execute(f"{AS_IT_WAS}; DELETE FROM flashsale_schema WHERE version > 5")
+    await db.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    with monkeypatch.context() as patched:
+        old = {number: name for number, name in connect.migrations().items() if number <= 5}
+        patched.setattr(connect, "migrations", lambda: old)
+        await migrate_database(url)
     for sku in ("fan", "lamp"):
         await db.execute(GRANTED, f"res_{sku}", sku)
     await db.execute("INSERT INTO request VALUES ('ann', 'sale', 'k', ARRAY['res_lamp', 'res_fan'])")

@@ -57,6 +57,9 @@ class SlowShop:
         self.traces: list[str | None] = []
         """Of the reservations that were asked for."""
 
+    def leave(self) -> None:
+        self.waiting.leave()
+
     def stock(self, **available: int) -> None:
         self.storefront.stock_changed([Stock("S1", sku, total) for sku, total in available.items()])
 

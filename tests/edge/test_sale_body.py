@@ -109,7 +109,6 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     ("terms", "field"),
     [
         ({"settlement": "manual"}, "settlement"),
-        ({"waitingRoom": {"enabled": True}}, "waitingRoom.enabled"),
         ({"requireDevice": True}, "requireDevice"),
         ({"perDeviceLimit": 1}, "perDeviceLimit"),
         ({"perAddressLimit": 1}, "perAddressLimit"),

@@ -3,9 +3,9 @@
     tkt_   NUMBER (10)  SEAL (16)  OWNER (16)  the mark of the sale's shard, if it has one
     pass_  NUMBER (10)  UNTIL (12)  SEAL (32)                                               in hex, of fixed width
 
-A seal is a keyed hash, made with the ledger's secret, over the very characters before it, the sale and (a pass's seal,
-a ticket's OWNER) the user. So any process knows of both, without a store, whether they were given out, for which sale
-and to whom; and since the characters are sealed and not the numbers they stand for, there is one spelling of each.
+A seal is a keyed hash, made with the ledger's secret, over the very characters of the others, the sale and (a pass's
+seal, a ticket's OWNER) the user. So any process knows of both, without a store, whether they were given out, for which
+sale and to whom; and since the characters are sealed and not the numbers they stand for, there is one spelling of each.
 
 Nothing is parsed before it is known to be genuine, and nothing longer than a genuine one is looked at. A pass is read
 with every attempt to reserve, so it has to be cheap: one keyed hash, less than 2 us in all.
@@ -49,7 +49,8 @@ def new_ticket(secret: bytes, sale_id: str, number: int, user_id: str, mark: str
     if not 1 <= number <= NUMBER_MAX:
         raise ValueError(f"an arrival number is between 1 and {NUMBER_MAX}, not {number}")
     body = f"tkt_{number:010x}"
-    return f"{body}{_seal(secret, body, sale_id, mark)}{_owner(secret, body, sale_id, user_id)}{mark}"
+    owner = _owner(secret, body, sale_id, user_id)
+    return f"{body}{_seal(secret, body + owner, sale_id, mark)}{owner}{mark}"
 
 
 def read_ticket(secret: bytes, sale_id: str, ticket: str, user_id: str | None) -> int | None:
@@ -59,7 +60,7 @@ def read_ticket(secret: bytes, sale_id: str, ticket: str, user_id: str | None) -
         return None
     body, seal, owner, mark = parts.groups("")
     mine = user_id is None or compare_digest(owner, _owner(secret, body, sale_id, user_id))
-    genuine = compare_digest(seal, _seal(secret, body, sale_id, mark))
+    genuine = compare_digest(seal, _seal(secret, body + owner, sale_id, mark))
     return int(body[4:], 16) if genuine and mine else None
 
 

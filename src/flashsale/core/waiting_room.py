@@ -148,8 +148,8 @@ def _nowhere(sale: Sale | None) -> Refused:
 def _shut(sale: Sale, terms: RoomTerms, room: Room, state: SaleState, now_ms: int) -> Refused | None:
     if state is SaleState.ENDED:
         return Refused(Refusal.ENDED, f"Sale {sale.sale_id} has ended", {"saleId": sale.sale_id})
-    opens_at_ms = (sale.starts_at_ms or 0) - terms.prequeue_seconds * 1000
-    if state is SaleState.SCHEDULED and now_ms < opens_at_ms:
+    opens_at_ms = queue_opens_at_ms(sale)
+    if state is SaleState.SCHEDULED and opens_at_ms is not None and now_ms < opens_at_ms:
         details = {"saleId": sale.sale_id, "startsAtMs": sale.starts_at_ms, "queueOpensAtMs": opens_at_ms}
         return Refused(Refusal.NOT_STARTED, f"The waiting room of sale {sale.sale_id} is not open yet", details)
     if room.arrivals - room.head >= terms.max_waiting:
@@ -162,6 +162,13 @@ def _draws(sale: Sale, room: Room, now_ms: int) -> bool:
     """Whether the newest ticket takes part in the draw: as long as nobody has come after the start."""
     first_of_all_others = room.entrants == room.arrivals - 1
     return room.phase is Phase.OPEN and first_of_all_others and not has_begun(sale, now_ms)
+
+
+def queue_opens_at_ms(sale: Sale) -> int | None:
+    """When the room of a sale opens; None: it has none, or nobody knows yet."""
+    if sale.waiting_room is None or sale.starts_at_ms is None:
+        return None
+    return sale.starts_at_ms - sale.waiting_room.prequeue_seconds * 1000
 
 
 def has_begun(sale: Sale, now_ms: int) -> bool:
@@ -329,3 +336,24 @@ def standing(sale: Sale | None, room: Room, ticket: Ticket, available: int, now_
 def ahead(room: Room, place: int) -> int:
     """How many places are before this one. It never rises; some of those who have them may have gone without a word."""
     return max(0, place - room.head - 1)
+
+
+POLL_MAX_SECONDS = 15
+POLLS_PER_SECOND = 2_000
+"""What all who wait in a room are told to ask together, at most, as far as POLL_MAX_SECONDS allows."""
+
+
+def poll_after_seconds(
+    sale: Sale, room: Room, how: Standing, number: int, likely_seconds: float | None, now_ms: int
+) -> int:
+    """When to ask again: more often the nearer the turn is, less often the more people wait. At the start not everybody
+    comes in the same second."""
+    if how in (Standing.ADMITTED, Standing.CLOSED):
+        return POLL_MAX_SECONDS
+    share = min(POLL_MAX_SECONDS, 1 + (room.arrivals - room.head) // POLLS_PER_SECOND)
+    if how is Standing.PRE_QUEUE:
+        until_start = max(0, (sale.starts_at_ms or now_ms) - now_ms) // 1000
+        return min(POLL_MAX_SECONDS, until_start + 1 + number % share)
+    if likely_seconds is None:
+        return max(share, 2)
+    return max(1, min(share + int(likely_seconds) // 4, POLL_MAX_SECONDS))

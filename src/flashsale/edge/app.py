@@ -6,10 +6,11 @@ handlers cost a third of the speed. Everything that goes wrong, in a handler or 
 an error of API.md here.
 """
 
+import asyncio
 import hmac
 import secrets
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias, cast
 
 import structlog
@@ -21,7 +22,7 @@ from litestar.response import Response
 from litestar.types import ASGIApp, HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
 from flashsale.core.refusal import Refusal, Refused, invalid
-from flashsale.edge import buyer, dead_letters, metrics, operations, operator, wire
+from flashsale.edge import buyer, dead_letters, metrics, operations, operator, waiting_room, wire
 from flashsale.edge.call import (
     BUYER_BODY_MAX,
     OPERATOR_BODY_MAX,
@@ -31,6 +32,7 @@ from flashsale.edge.call import (
     Page,
     Refusing,
     Reply,
+    Stream,
     TooLarge,
     Vanished,
     path_of,
@@ -67,6 +69,7 @@ def create_app(
         raise ValueError("the operators' token must not be empty")
     calls, pages = [], operations.Pages()
     calls += buyer.calls(engine, hot or HotRoutes(engine))
+    calls += waiting_room.calls(engine)
     calls += operator.calls(engine)
     calls += dead_letters.calls(engine)
     state = State({"draining": False})
@@ -116,10 +119,12 @@ def _route(path: str, methods: Methods, desk: "_Desk") -> ASGIRouteHandler | HTT
         if method not in allowed:
             raise MethodNotAllowedException(headers={"allow": ", ".join(allowed)})
         if method == "OPTIONS":
-            reply: Answer | Page | None = Answer(204, b"", ((b"allow", ", ".join(allowed).encode()),))
+            reply: Answer | Page | Stream | None = Answer(204, b"", ((b"allow", ", ".join(allowed).encode()),))
         else:
             reply = await desk.answer(methods[method], scope, receive)
-        if reply is not None:
+        if isinstance(reply, Stream):
+            await _stream(reply, scope, receive, send)
+        elif reply is not None:
             await _send(reply, scope, send)
 
     async def found() -> ASGIApp:
@@ -140,14 +145,14 @@ class _Desk:
         self._counts = engine.counts
         self._token = token
 
-    async def answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | None:
+    async def answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | Stream | None:
         """The answer of a route, counted; None when its client has gone."""
         answer = await self._answer(call, scope, receive)
         if answer is not None:
             self._counts.answers[route_class(call)][answer.status] += 1
         return answer
 
-    async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | None:
+    async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | Stream | None:
         body_max = OPERATOR_BODY_MAX if call.audience is Audience.OPERATORS else BUYER_BODY_MAX
         ask = Ask(scope, receive, body_max)
         TRACE_ID.set(_trace_id(scope))
@@ -187,7 +192,7 @@ class _Desk:
         scheme, _, token = (ask.header(b"authorization") or b"").partition(b" ")
         return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
 
-    def _shown(self, scope: Scope, reply: Reply) -> Answer | Page:
+    def _shown(self, scope: Scope, reply: Reply) -> Answer | Page | Stream:
         if not isinstance(reply, Refused):
             return reply
         self._counts.refusals[reply.refusal.code] += 1
@@ -229,6 +234,44 @@ async def _send(reply: Answer | Page, scope: Scope, send: Send) -> None:
     body = reply.body if scope["method"] != "HEAD" else b""  # type: ignore[typeddict-item]
     end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
     await send(end)
+
+
+async def _stream(stream: Stream, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pieces as they come, until there are no more or the client has gone."""
+    headers = [(b"content-type", stream.content_type), (b"cache-control", b"no-store")]
+    start: HTTPResponseStartEvent = {"type": "http.response.start", "status": stream.status, "headers": headers}
+    await send(start)
+    gone = asyncio.ensure_future(_gone(receive))
+    try:
+        if scope["method"] != "HEAD":  # type: ignore[typeddict-item]
+            async for piece in _until(gone, stream.pieces):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+    finally:
+        gone.cancel()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(pieces, None)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _until(gone: "asyncio.Future[None]", pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces, until the other one is done."""
+    while True:
+        piece = asyncio.ensure_future(_next(pieces))
+        await asyncio.wait((gone, piece), return_when=asyncio.FIRST_COMPLETED)
+        if not piece.done():
+            piece.cancel()
+            await asyncio.gather(piece, return_exceptions=True)
+            return
+        if (found := piece.result()) is None:
+            return
+        yield found
 
 
 def _headers(reply: Answer | Page) -> list[wire.Header]:

@@ -7,7 +7,7 @@ itself is raised as `Refusing` by the helpers here, so that handlers read as the
 """
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -167,7 +167,15 @@ class Page(NamedTuple):
     status: int = 200
 
 
-Reply = Answer | Refused | Page
+class Stream(NamedTuple):
+    """An answer that goes on: its pieces as they come."""
+
+    content_type: bytes
+    pieces: AsyncIterator[bytes]
+    status: int = 200
+
+
+Reply = Answer | Refused | Page | Stream
 Handler = Callable[[Ask], Awaitable[Reply]]
 
 

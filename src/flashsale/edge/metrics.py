@@ -109,6 +109,9 @@ class Metrics:
         if (queued := self._operations.queued) is not None:
             found.append(_one("flashsale_queued_requests", queued.requests))
             found.append(_one("flashsale_dead_letters", queued.dead_letters))
+        for picture in list(self._engine.rooms.pictures.values())[-PRODUCTS_MAX:]:
+            room = picture.room
+            found.append(_one("flashsale_people_waiting", room.arrivals - room.head, sale=room.sale_id))
         return [*found, *self._units()]
 
     def _units(self) -> Iterator[Sample]:
@@ -131,6 +134,8 @@ def _counted(counts: Counts) -> Iterator[Sample]:
             yield _one("flashsale_requests_total", times, route=route, status=str(status))
     for code, times in counts.refusals.items():
         yield _one("flashsale_refusals_total", times, code=code)
+    for near, times in zip(("no", "yes"), counts.waits, strict=True):
+        yield _one("flashsale_waits_total", times, near=near)
     metric, below = "flashsale_reserve_seconds", 0
     for bound, times in zip((*map(str, BOUNDS_SECONDS), "+Inf"), counts.buckets, strict=True):
         below += times

@@ -19,6 +19,7 @@ from flashsale.core.money import to_minor
 from flashsale.core.refusal import Refused
 from flashsale.core.sale import LatePayment, Mode, Product, Sale, Settlement
 from flashsale.edge.call import Refusing, read
+from flashsale.edge.room_terms import room_terms
 from flashsale.edge.schema import NOT_GIVEN, ProductBody, SaleBody
 from flashsale.edge.wire import Fault, invalid_fields
 
@@ -58,6 +59,7 @@ def sale_draft(body: bytes | Mapping[str, Any], sale_id: str | None = None) -> S
         mode=Mode(asked.mode),
         late_payment=LatePayment(asked.late_payment),
         settlement=Settlement(asked.settlement),
+        waiting_room=room_terms(asked.waiting_room),
     )
     return SaleDraft(sale, {product.sku_id: product.stock for product in asked.products})
 
@@ -65,8 +67,6 @@ def sale_draft(body: bytes | Mapping[str, Any], sale_id: str | None = None) -> S
 def _unavailable(asked: SaleBody) -> Iterator[Fault]:
     if asked.settlement == Settlement.MANUAL:
         yield "settlement", f"manual {NOT_YET}: use online or none"
-    if asked.waiting_room and asked.waiting_room.enabled:
-        yield "waitingRoom.enabled", f"true {NOT_YET}: use false"
     if asked.require_device:
         yield "requireDevice", f"true {NOT_YET}: use false"
     if asked.per_device_limit is not None:

@@ -15,6 +15,7 @@ from flashsale.core.order import LINES_MAX, OrderStatus
 from flashsale.core.request import QUANTITY_MAX
 from flashsale.core.reservation import Status
 from flashsale.core.sale import LatePayment, Mode, SaleState, Settlement
+from flashsale.edge.room_terms import RoomTermsBody, RoomTermsShown
 
 PRODUCTS_MAX = 100
 
@@ -207,6 +208,8 @@ class Sale(Shown):
     reservation_seconds: int
     mode: Mode
     settlement: Settlement
+    queue_opens_at: Moment | None
+    """When its waiting room opens, or opened; null: it has none, and whoever comes may buy."""
     products: list[Annotated[Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/Product"})]]
 
 
@@ -228,18 +231,6 @@ class ProductBody(Body):
     image_url: Annotated[str, Meta(max_length=2000, pattern=IMAGE)] | None = None
 
 
-class WaitingRoomBody(Body):
-    """The waiting room is not available yet: `enabled` must be false."""
-
-    enabled: NotYet = False
-    admit_per_second: Annotated[float, Meta(gt=0)] | None = None
-    burst: Annotated[int, Meta(ge=1)] | None = None
-    max_active: Annotated[int, Meta(ge=1)] | None = None
-    max_waiting: Annotated[int, Meta(ge=1)] | None = None
-    pass_seconds: Annotated[int, Meta(ge=1)] | None = None
-    prequeue_seconds: Annotated[int, Meta(ge=0)] | None = None
-
-
 class SaleBody(Body):
     """The terms of a sale. Without `startsAt` it is a draft; without `endsAt` it ends when an operator ends it."""
 
@@ -256,7 +247,7 @@ class SaleBody(Body):
     per_device_limit: NoLimitYet = None
     per_address_limit: NoLimitYet = None
     one_active_hold: NotYet = False
-    waiting_room: WaitingRoomBody | None = None
+    waiting_room: RoomTermsBody | None = None
 
 
 class RestockBody(Body):
@@ -282,10 +273,6 @@ class OperatorProduct(Shown):
     sold: int
 
 
-class WaitingRoom(Shown):
-    enabled: bool
-
-
 class OperatorSale(Shown):
     """A sale with everything an operator can set. `version` is its ETag."""
 
@@ -300,7 +287,7 @@ class OperatorSale(Shown):
     settlement: Settlement
     require_device: bool
     one_active_hold: bool
-    waiting_room: WaitingRoom
+    waiting_room: RoomTermsShown
     products: list[OperatorProduct]
     version: int
     created_at: Moment

@@ -39,6 +39,9 @@ class ServedShop(Shop, Protocol):
 
     settings: Settings
 
+    def leave(self) -> None:
+        """Nobody holds the line any more."""
+
 
 class HttpServer(uvicorn.Server):
     """uvicorn's server, but its caller goes on after the last answer: signals end it and nothing else."""
@@ -48,7 +51,7 @@ class HttpServer(uvicorn.Server):
     ) -> None:
         settings = shop.settings
         self._on_ready = on_ready
-        self._waiting = shop.waiting
+        self._shop = shop
         self.guard = Guard(settings)
         self._state = getattr(app, "state", None)
         routes = HotRoutes(shop) if settings.fast_lane == "on" else None
@@ -78,7 +81,7 @@ class HttpServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Drains; whoever has not taken his answer by then is cut off."""
-        self._waiting.leave()
+        self._shop.leave()
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             connection.transport.abort()

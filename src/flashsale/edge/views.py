@@ -12,8 +12,10 @@ from flashsale.core.order import Order
 from flashsale.core.questions import AuditEntry, SaleFigures
 from flashsale.core.retention import Base
 from flashsale.core.sale import Sale, SaleState, state_at
+from flashsale.core.waiting_room import queue_opens_at_ms
 from flashsale.edge import schema
 from flashsale.edge.call import shown_cursor
+from flashsale.edge.room_terms import shown_terms
 from flashsale.edge.wire import Answer, Header, availability, price, timestamp
 from flashsale.flow.storefront import Offer, Storefront
 
@@ -74,6 +76,7 @@ def public_sale(sale: Sale, storefront: Storefront, now_ms: int) -> schema.Sale:
         reservation_seconds=sale.reservation_seconds,
         mode=sale.mode,
         settlement=sale.settlement,
+        queue_opens_at=moment(queue_opens_at_ms(sale)),
         products=[Raw(availability(offer, now_ms)) for offer in _offers(sale, storefront)],
     )
 
@@ -100,7 +103,7 @@ def operator_sale(sale: Sale, stock: Sequence[Stock], now_ms: int) -> schema.Ope
         settlement=sale.settlement,
         require_device=False,
         one_active_hold=sale.one_active_hold,
-        waiting_room=schema.WaitingRoom(enabled=False),
+        waiting_room=shown_terms(sale),
         products=_products(sale, {row.sku_id: row for row in stock if row.sale_id == sale.sale_id}),
         version=sale.version,
         created_at=timestamp(sale.created_at_ms),

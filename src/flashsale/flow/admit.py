@@ -1,0 +1,183 @@
+"""Letting people in: at the start the draw, then one place after the other, as fast as the terms of the sale allow.
+
+    start ──► close the draw ──► tell the root of its entrants ──► tell the seed, and with it the order ──► turns
+
+One process of a fleet does it, by a lease; two that both believe it is their turn do no harm, because each step is
+decided in a transaction on the room as it is then. Each step of the draw can be made again from what the ledger has:
+the entrants do not change after the close, and the order follows from them and the seed.
+
+Who is let in is the ledger's to decide; who has gone without a word is the gate's to know. While the gate is away
+nobody is let in: it would be unfair to those whose signs cannot be heard.
+"""
+
+import asyncio
+from array import array
+from typing import NamedTuple
+
+import structlog
+
+from flashsale.core.draw import merkle_root, order, ticket_hash
+from flashsale.core.passes import new_ticket
+from flashsale.core.questions import AdmissionOf, EntrantsOf
+from flashsale.core.sale import Sale, SaleState, state_at
+from flashsale.core.signs import Signs
+from flashsale.core.wait_estimate import came_true
+from flashsale.core.waiting_room import (
+    ADMIT_MAX,
+    Called,
+    Closed,
+    Drawn,
+    DrawStep,
+    Figures,
+    Phase,
+    Room,
+    Rooted,
+    Ticket,
+    Turn,
+    allowance,
+)
+from flashsale.counts import Counts
+from flashsale.flow.lease import Turn as LeaseTurn
+from flashsale.flow.rooms import Picture, RoomsSeen
+from flashsale.ports import Clock, Gate, GateAway, WholeLedger
+
+LEASE = "admit"
+TICK_SECONDS = 0.1
+ROUNDS_MAX = 8
+"""Steps in one tick for one room, while all of those whose turn it is have gone."""
+PAGE = 10_000
+
+log = structlog.get_logger("flashsale.admit")
+
+
+class Entrants(NamedTuple):
+    """Those of a draw, in the order of arrival."""
+
+    hashes: list[bytes]
+    root: bytes
+
+
+class Admitting:
+    def __init__(
+        self, ledger: WholeLedger, gate: Gate | None, rooms: RoomsSeen, turn: LeaseTurn, clock: Clock, counts: Counts,
+        grace_ms: int,
+    ) -> None:  # fmt: skip
+        """`gate`: one that all processes share, or None: then everybody counts as alive."""
+        self._ledger = ledger
+        self._gate = gate
+        self._rooms = rooms
+        self._turn = turn
+        self._clock = clock
+        self._counts = counts
+        self._grace_ms = grace_ms
+        self._entrants: dict[str, Entrants] = {}
+        self._done: dict[str, list[int]] = {}
+        """Of those who were back: they need not be told of again."""
+
+    async def admit(self) -> int:
+        """A tick. Returns how many were let in."""
+        if not self._rooms.pictures or not await self._turn.held():
+            return 0
+        return sum([await self._room(sale_id, picture) for sale_id, picture in [*self._rooms.pictures.items()]])
+
+    async def _room(self, sale_id: str, picture: Picture) -> int:
+        sale = self._rooms.sale(sale_id)
+        if sale is None or state_at(sale, self._clock.now_ms()) not in (SaleState.ACTIVE, SaleState.PAUSED):
+            return 0
+        if picture.room.phase is not Phase.DRAWN:
+            await self._draw(sale, picture)
+            return 0
+        admitted = 0
+        for _ in range(ROUNDS_MAX):
+            turned = await self._let_in(sale, picture)
+            if turned is None:
+                break
+            admitted += turned
+        return admitted
+
+    # The draw
+
+    async def _draw(self, sale: Sale, picture: Picture) -> None:
+        room = picture.room
+        if room.phase is Phase.OPEN:
+            await self._step(sale, Closed())
+            return
+        entrants = self._entrants.get(sale.sale_id) or await self._read_entrants(sale.sale_id, room)
+        self._entrants[sale.sale_id] = entrants
+        if room.phase is Phase.CLOSED:
+            await self._step(sale, Rooted(entrants.root))
+            return
+        drawn = await asyncio.to_thread(order, room.seed, entrants.root, entrants.hashes)
+        await self._step(sale, Drawn(array("I", drawn).tobytes()))
+        self._entrants.pop(sale.sale_id)
+        log.info("a draw is over", sale=sale.sale_id, entrants=len(entrants.hashes), root=entrants.root.hex())
+
+    async def _step(self, sale: Sale, step: DrawStep) -> None:
+        room = await self._ledger.draw(sale.sale_id, step)
+        if room is not None:
+            await self._rooms.saw(sale, room)
+
+    async def _read_entrants(self, sale_id: str, room: Room) -> Entrants:
+        hashes: list[bytes] = []
+        while len(hashes) < room.entrants:
+            limit = min(PAGE, room.entrants - len(hashes))
+            page = await self._ledger.find(EntrantsOf(sale_id, len(hashes), limit))
+            hashes += await asyncio.to_thread(hashes_of, self._ledger.secret, sale_id, page)
+        return Entrants(hashes, await asyncio.to_thread(merkle_root, hashes))
+
+    # Turns
+
+    async def _let_in(self, sale: Sale, picture: Picture) -> int | None:
+        """How many of the next ones were let in; None: it is not worth asking again now."""
+        sale_id = sale.sale_id
+        found = await self._ledger.find(AdmissionOf(sale_id, self._clock.now_ms()))
+        if found is None:
+            return None
+        room, figures = found
+        allowed = allowance(sale, room, figures, self._clock.now_ms())
+        if not allowed and not _newly_sold_out(room, figures):
+            return None
+        numbers = self._next(picture, room, allowed)
+        signs = await self._signs(sale_id, [number for _, number in numbers], allowed)
+        if signs is None or (not numbers and not signs.back and allowed):
+            return None
+        line = tuple(Called(place, number, alive) for (place, number), alive in zip(numbers, signs.alive, strict=True))
+        turned = await self._ledger.admit(Turn(sale_id, tuple(signs.back), line))
+        self._done[sale_id] = signs.back
+        self._count(sale, room, picture, turned.admitted)
+        return len(turned.admitted) if turned.passed_over and len(turned.admitted) < allowed else None
+
+    def _next(self, picture: Picture, room: Room, allowed: int) -> list[tuple[int, int]]:
+        """The places whose turn is next, with their tickets: more than are allowed, because some will have gone."""
+        if not allowed:
+            return []
+        last = min(room.arrivals, room.head + min(ADMIT_MAX, 16 + 2 * allowed))
+        return [(place, picture.number_at(place)) for place in range(room.head + 1, last + 1)]
+
+    async def _signs(self, sale_id: str, numbers: list[int], most: int) -> Signs | None:
+        if self._gate is None:
+            return Signs([True] * len(numbers), [])
+        try:
+            return await self._gate.ask_signs(sale_id, numbers, self._done.pop(sale_id, []), most, self._grace_ms)
+        except GateAway:
+            return None
+
+    def _count(self, sale: Sale, room: Room, picture: Picture, admitted: list[Ticket]) -> None:
+        """How long they were told that they would wait, and how long it was."""
+        now_ms = self._clock.now_ms()
+        for ticket in admitted:
+            told_ms, since_ms = ticket.told_ms, ticket.at_ms
+            if ticket.number <= room.entrants and sale.waiting_room is not None and sale.starts_at_ms is not None:
+                place = picture.place_of(ticket.number) or 0
+                told_ms, since_ms = int(place / sale.waiting_room.admit_per_second * 1000), sale.starts_at_ms
+            if told_ms is not None:
+                self._counts.waits[came_true(told_ms / 1000, (now_ms - since_ms) / 1000)] += 1
+
+
+def _newly_sold_out(room: Room, figures: Figures) -> bool:
+    return figures.available <= 0 and not room.sold_out
+
+
+def hashes_of(secret: bytes, sale_id: str, page: list[tuple[int, str]]) -> list[bytes]:
+    """What is told of tickets in public."""
+    return [ticket_hash(new_ticket(secret, sale_id, number, user_id)) for number, user_id in page]
