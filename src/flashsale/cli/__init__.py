@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from flashsale.cli.lazy import load
 from flashsale.cli.problem import Problem
 
-COMMANDS = ("serve", "worker", "demo", "sale", "doctor", "migrate", "version")
+COMMANDS = ("serve", "worker", "demo", "sale", "doctor", "migrate", "verify-draw", "version")
 
 
 class Commands(TyperGroup):
@@ -26,7 +26,7 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        return typer.main.get_command(load(cmd_name).app)
+        return typer.main.get_command(load(cmd_name.replace("-", "_")).app)
 
 
 app = typer.Typer(

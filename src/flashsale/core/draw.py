@@ -33,6 +33,7 @@ PUBLISHED_ENTRANTS_MAX = 10_000
 
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 """32 bytes in hex."""
+SaleId = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{1,64}$", max_length=64)]
 Number = Annotated[int, msgspec.Meta(ge=1)]
 """Of arrival: the first has 1."""
 
@@ -46,7 +47,7 @@ _INNER, _OUTER = bytes(byte ^ 0x36 for byte in range(256)), bytes(byte ^ 0x5C fo
 class Receipt(msgspec.Struct, frozen=True, rename="camel"):
     """What everybody who joins gets, signed: he can prove that he came, as which number, and to which seed."""
 
-    sale_id: str
+    sale_id: SaleId
     ticket_hash: Hash
     kind: Literal["prequeue", "line"]
     number: Number
@@ -60,7 +61,7 @@ class Receipt(msgspec.Struct, frozen=True, rename="camel"):
 class Published(msgspec.Struct, frozen=True, rename="camel"):
     """A page of what the world is shown of a sale's draw. All pages tell the same but for hashes, order and next."""
 
-    sale_id: str
+    sale_id: SaleId
     state: Literal["OPEN", "CLOSED", "DRAWN"]
     commitment: Hash
     public_key: Hash
