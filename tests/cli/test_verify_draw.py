@@ -39,7 +39,7 @@ def test_the_published_draw_is_proven_with_all_receipts_and_what_was_told_before
     shown = verify(DRAWN, "--receipt", RECEIPTS, "--earlier", OPEN, "--earlier", CLOSED, cwd=tmp_path)
     assert shown.code == 0, shown.said
     assert "Proven: the order of all 12 is the one that was promised." in shown.said
-    assert "Number 7 has place 4" in shown.said
+    assert "Number 7 has place 5" in shown.said
     assert list(tmp_path.iterdir()) == [], "it asks nobody and writes nothing"
 
 
