@@ -22,7 +22,6 @@ from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.request import Request
 from flashsale.core.reservation import Reservation
 from flashsale.core.retention import Reach
-from flashsale.core.risk import Decision, Kept
 from flashsale.core.sale import Sale
 from flashsale.core.sighting import Sighting
 from flashsale.core.signs import Back, Signs
@@ -186,18 +185,6 @@ class Rooms(Protocol):
 
     async def admit(self, turn: Turn) -> Turned:
         """Lets in those whose turn it is, of those that are named."""
-
-
-class RiskLog(Protocol):
-    """What risk has decided, for the operators. Methods raise `LedgerUnavailable`."""
-
-    async def note(self, decisions: Sequence[Decision], kept: Kept) -> None:
-        """Writes them down in one transaction, and forgets a batch of what is beyond `kept`."""
-
-    async def page(self, user_id: str | None, after: int, limit: int) -> list[tuple[int, Decision]]:
-        """After a cursor, oldest first, with their cursors; of one user if one is named."""
-
-    async def close(self) -> None: ...
 
 
 class WholeLedger(Ledger, Backlog, Rooms, Protocol): ...

@@ -11,8 +11,8 @@ from flashsale.backends.postgres.risk_log import PostgresRiskLog
 from flashsale.backends.sqlite.risk_log import SqliteRiskLog
 from flashsale.core.risk import Decision, Facts, Kept, Verdict, told_of
 from flashsale.flow import decisions
-from flashsale.flow.decisions import Decisions
-from flashsale.ports import LedgerUnavailable, RiskLog
+from flashsale.flow.decisions import Decisions, RiskLog
+from flashsale.ports import LedgerUnavailable
 
 EVERYTHING = Kept(1000, 0, 1000)
 FACTS = told_of(Facts(over_challenge_rate=True, tier="LIMITED"))

@@ -6,8 +6,7 @@ from msgspec.structs import replace
 from flashsale.core.risk import PASSED, RULES, Facts, RiskTerms, Verdict, hold_seconds, judge
 
 TERMS = RiskTerms()
-DAY_MS = 86_400_000
-ORDINARY = Facts(known_for_ms=30 * DAY_MS, tier="STANDARD", address_accounts=3, device_accounts=1, early_attempts=2)
+ORDINARY = Facts(tier="STANDARD", address_accounts=3, device_accounts=1, early_attempts=2)
 
 CASES = {
     "an ordinary visitor": (ORDINARY, Verdict.PASS, 0, ()),
@@ -20,8 +19,7 @@ CASES = {
     "no device facts where nobody wants them": (Facts(device_share=0.0, tier="STANDARD"), Verdict.PASS, 0, ()),
     "few device facts": (Facts(device_wanted=True, device_share=0.4), Verdict.PASS, 25, ("device-incomplete",)),
     "enough device facts": (Facts(device_wanted=True, device_share=0.5), Verdict.PASS, 0, ()),
-    "a new account": (Facts(known_for_ms=DAY_MS // 48), Verdict.PASS, 15, ("identity-new",)),
-    "an account just old enough": (Facts(known_for_ms=DAY_MS // 24), Verdict.PASS, 0, ()),
+    "a new account": (Facts(identity_new=True), Verdict.PASS, 15, ("identity-new",)),
     "the lowest tier": (Facts(tier="LIMITED"), Verdict.PASS, 10, ("tier-lowest",)),
     "an office behind one address": (Facts(address_accounts=11), Verdict.PASS, 20, ("address-shared",)),
     "a farm behind one address": (
@@ -32,9 +30,10 @@ CASES = {
     "six accounts on one device": (Facts(device_accounts=6), Verdict.BLOCK, 80, ("device-shared", "device-crowded")),
     "tries before the start": (Facts(early_attempts=11), Verdict.PASS, 20, ("early",)),
     "a storm before the start": (Facts(early_attempts=41), Verdict.CHALLENGE, 50, ("early", "early-flood")),
+    "an address that hoards": (Facts(address_unpaid=61), Verdict.CHALLENGE, 50, ("hoarding-address",)),
     "hoarding": (Facts(unpaid=7), Verdict.CHALLENGE, 50, ("hoarding",)),
     "a new account on a shared device of the lowest tier": (
-        Facts(known_for_ms=0, device_accounts=3, tier="LIMITED"), Verdict.CHALLENGE, 55,
+        Facts(identity_new=True, device_accounts=3, tier="LIMITED"), Verdict.CHALLENGE, 55,
         ("identity-new", "tier-lowest", "device-shared"),
     ),
 }  # fmt: skip
@@ -65,7 +64,15 @@ def test_the_scores_from_which_one_is_challenged_and_blocked_are_terms():
 
 
 @pytest.mark.parametrize(
-    ("usual", "unpaid", "seconds"), [(120, 3, None), (120, 4, 30), (40, 9, 15), (15, 9, None), (600, 4, 150)]
+    ("usual", "facts", "seconds"),
+    [
+        (120, Facts(unpaid=3, address_unpaid=40), None),
+        (120, Facts(unpaid=4), 30),
+        (120, Facts(address_unpaid=41), 30),
+        (40, Facts(unpaid=9), 15),
+        (15, Facts(unpaid=9), None),
+        (600, Facts(unpaid=4), 150),
+    ],
 )
-def test_whoever_keeps_reserving_without_paying_gets_shorter_holds(usual, unpaid, seconds):
-    assert hold_seconds(usual, unpaid, TERMS) == seconds
+def test_whoever_keeps_reserving_without_paying_gets_shorter_holds(usual, facts, seconds):
+    assert hold_seconds(usual, facts, TERMS) == seconds

@@ -13,14 +13,15 @@ from flashsale.core import permits, signs
 from flashsale.core.books import Line
 from flashsale.core.permits import Counter, Permit, Synchronised, Wish
 from flashsale.core.rate_limit import Allowance, Buckets, Draft, at_us
-from flashsale.core.sighting import Members, Sighting, sighted
+from flashsale.core.sighting import Groups, Sighting
 from flashsale.core.signs import Back, Heard, Signs
 from flashsale.ports import Clock
 
 PRODUCTS_MAX = 10_000
 BUCKETS_MAX = 200_000
-GROUPS_MAX = 100_000
 ROOMS_MAX = 1_000
+MEMBERS_MAX = 200_000
+"""Of all groups of sightings together."""
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -35,8 +36,8 @@ class MemoryGate:
         self._clock = clock
         self._products: OrderedDict[Line, Counter] = OrderedDict()
         self.buckets = Buckets(BUCKETS_MAX)
-        self._groups: OrderedDict[str, Members] = OrderedDict()
         self._rooms: OrderedDict[str, Heard] = OrderedDict()
+        self.groups = Groups(MEMBERS_MAX)
         self._settings: dict[str, tuple[int, str]] = {}
 
     async def permit(self, wishes: Sequence[Wish]) -> list[Permit]:
@@ -86,16 +87,7 @@ class MemoryGate:
 
     async def sighted(self, sightings: Sequence[Sighting]) -> list[int]:
         now_ms = self._clock.now_ms()
-        return [self._sighted(sighting, now_ms) for sighting in sightings]
-
-    def _sighted(self, sighting: Sighting, now_ms: int) -> int:
-        members = self._groups.pop(sighting.group, None)
-        if members is None:
-            members = OrderedDict()
-        count = sighted(members, sighting, now_ms)
-        if members:
-            _keep(self._groups, sighting.group, members, GROUPS_MAX)
-        return count
+        return [self.groups.sighted(sighting, now_ms) for sighting in sightings]
 
     async def tell_signs(self, sale_id: str, numbers: Sequence[int], back: Sequence[Back], grace_ms: int) -> None:
         now_ms = self._clock.now_ms()

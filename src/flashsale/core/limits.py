@@ -21,6 +21,8 @@ from msgspec.structs import asdict, replace
 
 from flashsale.core.rate_limit import Allowance, Draft, Pace, pace_of
 from flashsale.core.refusal import Refusal, Refused, invalid
+from flashsale.core.risk import RiskTerms
+from flashsale.core.sighting import MEMBERS_MAX
 
 RATE_MAX = 1_000_000
 NETWORKS_MAX = 65_536
@@ -29,6 +31,12 @@ NETWORKS_MAX = 65_536
 PerSecond = Annotated[float, Meta(ge=0, le=RATE_MAX, description="requests a second; 0: no limit")]
 PerMinute = Annotated[float, Meta(ge=0, le=RATE_MAX, description="purchase attempts a minute; 0: no limit")]
 Burst = Annotated[int, Meta(ge=0, le=RATE_MAX, description="requests at once; 0: those of one second, at least one")]
+Score = Annotated[int, Meta(ge=1, le=1_000, description="points (core/risk.py)")]
+Attempts = Annotated[int, Meta(ge=1, le=100_000, description="a number of them")]
+Share = Annotated[float, Meta(ge=0, le=1, description="a share of the device facts")]
+Seen = Annotated[
+    int, Meta(ge=0, le=MEMBERS_MAX, description="so many are not too many; the highest turns the rule off")
+]
 Times = Annotated[int, Meta(ge=1, le=RATE_MAX, description="times the limit of an address")]
 
 
@@ -57,6 +65,28 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forb
     tier_standard_per_minute: PerMinute = 50.0
     tier_preferred_per_minute: PerMinute = 100.0
     tier_vip_per_minute: PerMinute = 200.0
+    risk_challenge_score: Score = 50
+    risk_block_score: Score = 80
+    risk_challenge_per_minute: Attempts = 20
+    """Of a user without a tier; whoever has one is held to that instead."""
+    risk_block_per_minute: Attempts = 50
+    risk_device_facts_min: Share = 0.5
+    risk_new_for_minutes: Attempts = 60
+    risk_address_accounts_some: Seen = 10
+    risk_address_accounts_many: Seen = 40
+    risk_device_accounts_some: Seen = 2
+    risk_device_accounts_many: Seen = 5
+    risk_early_attempts_some: Seen = 10
+    risk_early_attempts_many: Seen = 40
+    risk_unpaid_some: Seen = 3
+    risk_unpaid_many: Seen = 6
+    risk_address_unpaid_some: Seen = 40
+    risk_address_unpaid_many: Seen = 60
+
+
+def risk_terms_of(thresholds: Thresholds) -> RiskTerms:
+    """What the rules of risk go by."""
+    return RiskTerms(**{name: getattr(thresholds, f"risk_{name}") for name in RiskTerms.__struct_fields__})
 
 
 NAMES = {field.encode_name: field.name for field in msgspec.structs.fields(Thresholds)}

@@ -38,6 +38,8 @@ class RiskTerms(msgspec.Struct, frozen=True):
     unpaid_some: int = 3
     """Reservations within an hour that were neither paid nor are paid for."""
     unpaid_many: int = 6
+    address_unpaid_some: int = 40
+    address_unpaid_many: int = 60
 
 
 class Facts(NamedTuple):
@@ -48,12 +50,14 @@ class Facts(NamedTuple):
     device_wanted: bool = False
     device_share: float = 0.0
     """Of the device facts, how many were given: from 0 to 1."""
-    known_for_ms: int | None = None
+    identity_new: bool = False
     tier: str | None = None
     address_accounts: int = 0
     device_accounts: int = 0
     early_attempts: int = 0
     unpaid: int = 0
+    """Reservations of his, or from his device, within an hour that were not paid."""
+    address_unpaid: int = 0
 
 
 NOTHING_KNOWN = Facts()
@@ -84,7 +88,7 @@ RULES: tuple[Rule, ...] = (
     Rule("device-incomplete", "less than {device_facts_min:.0%} of the device facts, though the sale wants them", 25,
          lambda facts, terms: facts.device_wanted and 0 < facts.device_share < terms.device_facts_min),
     Rule("identity-new", "an identity younger than {new_for_minutes} minutes", 15,
-         lambda facts, terms: facts.known_for_ms is not None and facts.known_for_ms < terms.new_for_minutes * 60_000),
+         lambda facts, terms: facts.identity_new),
     Rule("tier-lowest", "the lowest tier", 10, lambda facts, terms: facts.tier == LOWEST_TIER),
     Rule("address-shared", "more than {address_accounts_some} accounts on the address in an hour", 20,
          lambda facts, terms: facts.address_accounts > terms.address_accounts_some),
@@ -100,6 +104,8 @@ RULES: tuple[Rule, ...] = (
          lambda facts, terms: facts.early_attempts > terms.early_attempts_many),
     Rule("hoarding", "more than {unpaid_many} reservations in an hour that were not paid", 50,
          lambda facts, terms: facts.unpaid > terms.unpaid_many),
+    Rule("hoarding-address", "more than {address_unpaid_many} reservations from the address in an hour, not paid", 50,
+         lambda facts, terms: facts.address_unpaid > terms.address_unpaid_many),
 )  # fmt: skip
 
 
@@ -165,9 +171,9 @@ SHORTER = 4
 HOLD_SECONDS_MIN = 15
 
 
-def hold_seconds(usual_seconds: int, unpaid: int, terms: RiskTerms) -> int | None:
+def hold_seconds(usual_seconds: int, facts: Facts, terms: RiskTerms) -> int | None:
     """How long somebody's reservations are held if that is shorter than usual; else None."""
-    if unpaid <= terms.unpaid_some:
+    if facts.unpaid <= terms.unpaid_some and facts.address_unpaid <= terms.address_unpaid_some:
         return None
     shorter = max(usual_seconds // SHORTER, HOLD_SECONDS_MIN)
     return shorter if shorter < usual_seconds else None

@@ -31,20 +31,69 @@ class Sighting(msgspec.Struct, frozen=True, array_like=True):
             raise ValueError(f"{self}: a window is 1 to {WINDOW_SECONDS_MAX} seconds")
 
 
-Members = OrderedDict[str, int]
+Members = dict[str, int]
 """When each was last seen, in milliseconds; the latest stands last."""
 
 
-def sighted(members: Members, sighting: Sighting, now_ms: int) -> int:
-    """How many there are after this; `MEMBERS_MAX` means: or more."""
-    before_ms = now_ms - sighting.window_seconds * 1000
-    while members and next(iter(members.values())) <= before_ms:
-        members.popitem(last=False)
-    if sighting.how is How.SEEN:
-        members[sighting.member] = now_ms
-        members.move_to_end(sighting.member)
-        if len(members) > MEMBERS_MAX:
-            members.popitem(last=False)
-    elif sighting.how is How.GONE:
-        members.pop(sighting.member, None)
-    return len(members)
+def seen(members: Members, member: str, window_ms: int, now_ms: int) -> None:
+    members.pop(member, None)
+    members[member] = now_ms
+    forget_lapsed(members, window_ms, now_ms)
+    if len(members) > MEMBERS_MAX:
+        del members[next(iter(members))]
+
+
+def forget_lapsed(members: Members, window_ms: int, now_ms: int) -> None:
+    before_ms = now_ms - window_ms
+    while members and members[first := next(iter(members))] <= before_ms:
+        del members[first]
+
+
+class Groups:
+    """The groups of one process; beyond `most` members in all, groups that were not seen for longest are forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._groups: OrderedDict[str, Members] = OrderedDict()
+        self._members = 0
+
+    def sighted(self, sighting: Sighting, now_ms: int) -> int:
+        """How many members the group has after this; MEMBERS_MAX means: or more."""
+        group, member, window_seconds, how = sighting.group, sighting.member, sighting.window_seconds, sighting.how
+        if how is How.SEEN:
+            return self.see(group, member, window_seconds * 1000, now_ms)
+        if how is How.GONE:
+            self.forget(group, member)
+        return self.ask(group, window_seconds * 1000, now_ms)
+
+    def see(self, group: str, member: str, window_ms: int, now_ms: int) -> int:
+        members = self._groups.get(group)
+        if members is None:
+            self._groups[group] = {member: now_ms}
+            count, more = 1, 1
+        else:
+            before = len(members)
+            seen(members, member, window_ms, now_ms)
+            self._groups.move_to_end(group)
+            count = len(members)
+            more = count - before
+        self._members += more
+        while self._members > self._most:
+            self._members -= len(self._groups.popitem(last=False)[1])
+        return count
+
+    def ask(self, group: str, window_ms: int, now_ms: int) -> int:
+        members = self._groups.get(group)
+        if members is None:
+            return 0
+        before = len(members)
+        forget_lapsed(members, window_ms, now_ms)
+        self._members -= before - len(members)
+        if not members:
+            del self._groups[group]
+        return len(members)
+
+    def forget(self, group: str, member: str) -> None:
+        members = self._groups.get(group)
+        if members is not None and members.pop(member, None) is not None:
+            self._members -= 1

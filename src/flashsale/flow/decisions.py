@@ -5,11 +5,14 @@ and beyond WAITING_MAX different ones that have not been written yet the oldest 
 same for the same reasons a thousand times in a second is one row.
 """
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import structlog
 from msgspec.structs import replace
 
 from flashsale.core.risk import Decision, Kept
-from flashsale.ports import Clock, LedgerUnavailable, RiskLog
+from flashsale.ports import Clock, LedgerUnavailable
 
 TICK_SECONDS = 1.0
 WAITING_MAX = 10_000
@@ -20,6 +23,18 @@ KEPT_MS = 30 * 86_400_000
 log = structlog.get_logger("flashsale.risk")
 
 Kind = tuple[str, str, str, tuple[str, ...], bool]
+
+
+class RiskLog(Protocol):
+    """What risk has decided, for the operators. Methods raise `LedgerUnavailable`."""
+
+    async def note(self, decisions: Sequence[Decision], kept: Kept) -> None:
+        """Writes them down in one transaction, and forgets a batch of what is beyond `kept`."""
+
+    async def page(self, user_id: str | None, after: int, limit: int) -> list[tuple[int, Decision]]:
+        """After a cursor, oldest first, with their cursors; of one user if one is named."""
+
+    async def close(self) -> None: ...
 
 
 class Decisions:
