@@ -17,8 +17,8 @@ from flashsale.backends.sqlite.history import SqliteHistory
 from flashsale.backends.sqlite.leases import SqliteLeases
 from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.backends.sqlite.limits import SqliteLimits
-from flashsale.core.limits import Thresholds
 from flashsale.core.rate_limit import Buckets
+from flashsale.core.thresholds import Thresholds
 from flashsale.flow import admit, consume, expire, publish, settle
 from flashsale.flow.in_force import InForce, LimitBook
 from flashsale.flow.lease import Always, Lease, Never, Turn

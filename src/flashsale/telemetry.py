@@ -50,6 +50,8 @@ EVENTS = {
     "slices of the queue were lost": "this consumer was silent for too long; others decide what it had not finished",
     "the gate is away": "Redis did not answer; sales go on without it (docs/gate.md). Said once, until it is back",
     "the gate is back": "a probe of Redis succeeded; `failures` says how many calls and probes had failed",
+    "counted in this process: the gate is away": "what risk counts (`what`) is not shared until it is back",
+    "risk decisions wait for the ledger": "they are written when it is back; beyond 10,000 the oldest are dropped",
     "a probe of the gate failed": "a mistake of ours in a probe, with its traceback; probes go on",
     "workers serve": "all workers of `serve --workers` answer requests",
     "workers are replaced": "SIGHUP: each worker gets a successor and leaves",

@@ -8,9 +8,10 @@ import pytest
 from contract.ledgers import LEDGERS, Shop, limits_of, shop, sqlite, tampered
 
 from flashsale.core import limits
-from flashsale.core.limits import Fleet, News, ResetUser, SetThresholds, SetTier, Tier
+from flashsale.core.limits import Fleet, News, ResetUser, SetThresholds, SetTier
 from flashsale.core.questions import AuditPage
 from flashsale.core.refusal import Refused
+from flashsale.core.thresholds import Tier
 from flashsale.flow.in_force import LimitBook
 
 

@@ -3,23 +3,10 @@
 import msgspec
 import pytest
 
-from flashsale.core.limits import (
-    NAMES,
-    TIERS,
-    Thresholds,
-    at_door,
-    changed,
-    drafts_of,
-    inside,
-    networks,
-    own_drafts_of,
-    rates_of,
-    refused,
-    shown,
-    with_rows,
-)
+from flashsale.core.limits import at_door, drafts_of, inside, networks, own_drafts_of, rates_of, refused
 from flashsale.core.rate_limit import Allowance, Buckets
 from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.thresholds import NAMES, TIERS, Thresholds, changed, shown, with_rows
 
 
 def limited(**thresholds: float) -> list[tuple[str, float, int]]:

@@ -5,8 +5,9 @@ from fractions import Fraction
 
 import pytest
 
-from flashsale.core.limits import Bucket, Thresholds, inside, rates_of
+from flashsale.core.limits import Bucket, inside, rates_of
 from flashsale.core.rate_limit import Buckets, Draft
+from flashsale.core.thresholds import Thresholds
 
 SECONDS = 60
 PATTERNS: dict[str, Iterable[int]] = {

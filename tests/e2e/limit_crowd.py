@@ -11,8 +11,9 @@ import time
 
 from flashsale.backends.clock import SteadyClock
 from flashsale.backends.redis import RedisGate
-from flashsale.core.limits import Thresholds, inside
+from flashsale.core.limits import inside
 from flashsale.core.rate_limit import Buckets
+from flashsale.core.thresholds import Thresholds
 from flashsale.flow.limiting import Limiting
 
 CALLERS = 32

@@ -9,20 +9,10 @@ import pytest
 from contract.gates import Hand
 
 from flashsale.backends.memory import MemoryGate
-from flashsale.core.limits import (
-    Fleet,
-    LimitsChange,
-    News,
-    ResetUser,
-    SetThresholds,
-    SetTier,
-    State,
-    Thresholds,
-    inside,
-    turned,
-)
+from flashsale.core.limits import Fleet, LimitsChange, News, ResetUser, SetThresholds, SetTier, State, inside, turned
 from flashsale.core.rate_limit import Buckets
 from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.thresholds import Thresholds
 from flashsale.flow import in_force
 from flashsale.flow.in_force import InForce, Settled
 from flashsale.flow.limiting import Limiting

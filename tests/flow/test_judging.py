@@ -14,7 +14,6 @@ from flashsale.backends.challenges import AltchaChallenges
 from flashsale.backends.memory import MemoryGate
 from flashsale.core.challenge import VALID_SECONDS, Hardness, unsealed
 from flashsale.core.device import Device
-from flashsale.core.limits import Thresholds
 from flashsale.core.rate_limit import Allowance, Buckets, Draft
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.reservation import Reservation, Status
@@ -22,6 +21,7 @@ from flashsale.core.risk import Decision, Verdict
 from flashsale.core.sale import Sale
 from flashsale.core.sighting import Groups, Sighting
 from flashsale.core.stock import Attempt
+from flashsale.core.thresholds import Thresholds
 from flashsale.core.visitor import Visitor
 from flashsale.flow.judging import Judging
 from flashsale.flow.limiting import Limiting

@@ -6,9 +6,10 @@ import pytest
 from contract.gates import Hand
 
 from flashsale.backends.memory import MemoryGate
-from flashsale.core.limits import Bucket, Thresholds, inside
+from flashsale.core.limits import Bucket, inside
 from flashsale.core.rate_limit import Buckets
 from flashsale.core.refusal import Refused
+from flashsale.core.thresholds import Thresholds
 from flashsale.flow.limiting import Limiting
 from flashsale.ports import GateAway
 

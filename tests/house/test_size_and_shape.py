@@ -21,6 +21,7 @@ MAY_SWALLOW_EVERYTHING: dict[str, str] = {
     "src/flashsale/flow/queueing.py Queueing._answer": "one asker's failure is not his neighbours': logged",
     "src/flashsale/flow/waiting.py Waiting._answer": "one waiter's failure is not his neighbours': logged",
     "src/flashsale/flow/limiting.py _tell": "one asker's failure is not his neighbours': logged",
+    "src/flashsale/flow/judging.py _in_peace": "one asker's failure is not his neighbours': logged",
     "src/flashsale/flow/settle.py Settling._in_peace": "one payment's failure is not the others'",
     "src/flashsale/backends/batch.py deliver": "answers go out whatever the observer does",
     "src/flashsale/edge/hot_routes.py _send": "one client's failure is not his neighbours': logged",

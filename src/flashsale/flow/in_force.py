@@ -11,17 +11,9 @@ from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from flashsale.core.limits import (
-    TIERS,
-    Fleet,
-    LimitsChange,
-    News,
-    SetThresholds,
-    Thresholds,
-    changed,
-    with_rows,
-)
+from flashsale.core.limits import Fleet, LimitsChange, News, SetThresholds
 from flashsale.core.refusal import Refusal, Refused
+from flashsale.core.thresholds import TIERS, Thresholds, changed, with_rows
 from flashsale.flow.limiting import Limiting
 from flashsale.ports import GateAway, LedgerUnavailable
 

@@ -22,7 +22,7 @@ import structlog
 from flashsale.core import challenge
 from flashsale.core.challenge import Challenge, Hardness, Link, bound_to, hardness_of, required
 from flashsale.core.device import completeness, mark_of
-from flashsale.core.limits import networks, risk_terms_of
+from flashsale.core.limits import networks
 from flashsale.core.rate_limit import Allowance, Buckets, Draft, Pace, at_us, pace_of
 from flashsale.core.refusal import Refusal, Refused, first_said
 from flashsale.core.reservation import Reservation, Status
@@ -30,6 +30,7 @@ from flashsale.core.risk import Decision, Facts, Judged, RiskTerms, Verdict, hol
 from flashsale.core.sale import Sale
 from flashsale.core.sighting import Groups, How, Sighting
 from flashsale.core.stock import Attempt
+from flashsale.core.thresholds import risk_terms_of
 from flashsale.core.visitor import Visitor
 from flashsale.flow.decisions import Decisions
 from flashsale.flow.gathering import Gathering
@@ -184,11 +185,7 @@ class Judging:
                 for each, limits, about in zip(asked, drafts, sightings, strict=True)
             ]  # fmt: skip
         for each, facts in zip(asked, known, strict=True):
-            try:
-                self._judged(each, facts)
-            except Exception:
-                log.exception("an attempt could not be judged")
-                _bar(each, UNJUDGED)
+            _in_peace(partial(self._judged, each, facts))
 
     def _drafts(self, visitor: Visitor) -> list[Draft]:
         """None of whoever has a tier: that says how many attempts are right for him."""
@@ -263,20 +260,23 @@ class Judging:
         """A solution is used up before it is checked: to check it is work, and nobody shall have it done twice."""
         drafts = [Draft(f"challenge:{each.number}", 1 / (2 * challenge.VALID_SECONDS), 1) for each in solved]
         for each, fresh in zip(solved, await self._first_uses(drafts), strict=True):
-            if not fresh.allowed:
-                _bar(each.asked, each.refuse(challenge.USED))
-            elif not self._challenges.solved(each.solution):
-                _bar(each.asked, each.refuse(challenge.WRONG))
-            else:
-                self._note(each.asked, each.judged, each.facts, solved=True)
-                each.asked.then()
+            _in_peace(partial(self._check, each, fresh.allowed))
+
+    def _check(self, solved: "Solved", fresh: bool) -> None:
+        if not fresh:
+            _bar(solved.asked, solved.refuse(challenge.USED))
+        elif not self._challenges.solved(solved.solution):
+            _bar(solved.asked, solved.refuse(challenge.WRONG))
+        else:
+            self._note(solved.asked, solved.judged, solved.facts, solved=True)
+            solved.asked.then()
 
     async def _first_uses(self, drafts: list[Draft]) -> list[Allowance]:
         if self._gate is not None:
             try:
                 return await self._gate.take(drafts)
             except GateAway:
-                log.debug("solutions are counted in this process while the gate is away")
+                log.debug("counted in this process: the gate is away", what="solutions")
         now_us = at_us(self._clock.now_ms())
         return [self._buckets.take(draft, now_us) for draft in drafts]
 
@@ -317,7 +317,7 @@ class Judging:
         try:
             await self._gate.sighted(sightings)
         except GateAway:
-            log.debug("unpaid reservations are counted in this process while the gate is away")
+            log.debug("counted in this process: the gate is away", what="holds")
 
 
 class Solved(NamedTuple):
@@ -331,8 +331,15 @@ class Solved(NamedTuple):
     refuse: Callable[[str], Refused]
 
 
-UNJUDGED = Refused(Refusal.UNAVAILABLE, "This request could not be judged: try again", {"retryAfterSeconds": 1})
 BLOCKED = Refused(Refusal.BLOCKED, "This request looks like a bot's; an operator can tell why")
+
+
+def _in_peace(call: Then) -> None:
+    """One asker's failure is not his neighbours'."""
+    try:
+        call()
+    except Exception:
+        log.exception("an answer could not be delivered")
 
 
 def _bar(asked: Asked, refused: Refused) -> None:

@@ -14,12 +14,9 @@ from typing import NamedTuple
 import structlog
 
 from flashsale.core.limits import (
-    TIERS,
     Bucket,
     Limit,
     Rates,
-    Thresholds,
-    Tier,
     drafts_of,
     inside,
     look_at,
@@ -30,6 +27,7 @@ from flashsale.core.limits import (
 )
 from flashsale.core.rate_limit import Allowance, Buckets, at_us
 from flashsale.core.refusal import Refused
+from flashsale.core.thresholds import TIERS, Thresholds, Tier
 from flashsale.flow.gathering import Gathering
 from flashsale.ports import Clock, Gate, GateAway
 
