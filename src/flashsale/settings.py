@@ -7,7 +7,7 @@ wins over the default. All of them are checked together at start, so that one ru
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,12 +18,12 @@ from msgspec import Meta
 
 PREFIX = "FLASHSALE_"
 REMEDIES = {
-    "identity": "must be open (gateway and jwt are not available yet)",
+    "identity": "must be open, gateway or jwt",
     "payment": "must be sandbox (stripe is not available yet)",
     "fast_lane": "must be on or off",
 }
-LISTS = ("loops", "trusted_proxies")
-NOT_YET = {"jwt_secret": "", "jwt_jwks": "", "dialects": ""}
+LISTS = ("loops", "trusted_proxies", "client_keys")
+NOT_YET = {"dialects": ""}
 """Settings of later versions, with the one value that this version has."""
 LOOPS = ("sweep", "publish", "consume")
 """What a process may do beside answering requests (worker.py)."""
@@ -44,6 +44,9 @@ _GATE_URL = re.compile(
     rf"|redis\+cluster://([^/\s@]*@)?{_NODE}:\d{{1,5}}(,{_NODE}:\d{{1,5}})*"
 )
 _HTTP_URL = re.compile(r"https?://[^/\s]+(/\S*)?")
+SECRET_BYTES_MIN = 32
+"""Of a secret that signatures are made with: as many as the hash has."""
+_CLIENT_KEY = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,64}):(?P<secret>\S+)")
 
 Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
 
@@ -67,8 +70,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Copies of what is queued and published, when a topic is made; 0: one on each broker, three at most."""
     gate: str = "memory://"
     """`memory://`, `redis://USER:PASSWORD@HOST:PORT/DB` (`rediss://` with TLS) or `redis+cluster://HOST:PORT,HOST:PORT`."""
-    identity: Literal["open"] = "open"
-    """Where a caller's identity comes from. `open` trusts the request, and is for loopback addresses."""
+    identity: Literal["open", "gateway", "jwt"] = "open"
+    """Where a caller's identity comes from. `open` trusts the request, and is for loopback addresses; `gateway`: header
+    X-User-ID of peers in `trusted_proxies`; `jwt`: a signed token in header Authorization."""
+    jwt_secret: str = ""
+    """What tokens are signed with by HS256: 32 bytes at least. With identity `jwt`, this or `jwt_jwks`."""
+    jwt_jwks: str = ""
+    """The public keys of tokens signed by RS256 or EdDSA, a JSON Web Key Set: a file, or an http(s) URL."""
+    jwt_audience: str = ""
+    """What claim `aud` of a token must have; empty: it is not looked at."""
+    jwt_issuer: str = ""
+    """What claim `iss` of a token must be; empty: it is not looked at."""
+    client_keys: tuple[str, ...] = ()
+    """`NAME:SECRET` of each client program that may send requests of buyers, and must sign them; empty: anybody may."""
     open_anywhere: bool = False
     """Forces identity `open` and the sandbox provider on an address other than loopback."""
     admin_token: str = ""
@@ -81,7 +95,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate_global: Rate = 0.0
     """Requests a second in all; 0 is no limit."""
     trusted_proxies: tuple[str, ...] = ()
-    """CIDRs whose connections are not capped."""
+    """CIDRs of proxies and gateways: they may say in X-Forwarded-For for whom they ask, and their connections are not
+    capped."""
     payment: Literal["sandbox"] = "sandbox"
     """Which provider takes the money."""
     sandbox_url: str = ""
@@ -213,9 +228,12 @@ def _file(path: str) -> dict[str, Any]:
 def _checked(given: dict[str, Any]) -> Settings:
     problems = [problem for name, value in given.items() if (problem := _problem(name, value))]
     given = {name: value for name, value in given.items() if name not in NOT_YET}
+    if not problems:
+        settings = msgspec.convert(given, Settings, strict=False)
+        problems = [*_identity_faults(settings)]
     if problems:
         raise SettingsError("\n".join(problems))
-    return msgspec.convert(given, Settings, strict=False)
+    return settings
 
 
 def _problem(name: str, value: Any) -> str | None:
@@ -240,6 +258,10 @@ def _problem(name: str, value: Any) -> str | None:
         return f"{PREFIX}GATE: must be memory://, {forms}"
     if name == "sandbox_url" and settings.sandbox_url and not _HTTP_URL.fullmatch(settings.sandbox_url):
         return f"{PREFIX}SANDBOX_URL: must be http://HOST:PORT"
+    if name == "jwt_secret" and (fault := _secret_fault(settings.jwt_secret)):
+        return f"{PREFIX}JWT_SECRET: {fault}"
+    if name == "client_keys" and (fault := _client_keys_fault(settings.client_keys)):
+        return f"{PREFIX}CLIENT_KEYS: {fault}"
     return next((problem for proxy in settings.trusted_proxies if (problem := _no_network(proxy))), None)
 
 
@@ -253,6 +275,52 @@ def _ledger_fault(settings: Settings) -> str | None:
         return f"{len(urls)} databases, and {SHARDS_MAX} are the most"
     twice = next((number for number, url in enumerate(urls, 1) if url in urls[: number - 1]), None)
     return f"URL {twice} is there twice: each database is one shard" if twice else None
+
+
+def _secret_fault(secret: str) -> str | None:
+    if not secret:
+        return None
+    if secret.startswith(("-----BEGIN", "ssh-", "{")):
+        return (
+            "looks like a key that others may know: a secret is a random text; name public keys in FLASHSALE_JWT_JWKS"
+        )
+    if len(secret.encode()) < SECRET_BYTES_MIN:
+        return f"must have {SECRET_BYTES_MIN} bytes at least: `openssl rand -base64 48` makes one"
+    return None
+
+
+def _client_keys_fault(keys: tuple[str, ...]) -> str | None:
+    """What is wrong, without repeating a secret."""
+    names = []
+    for number, key in enumerate(keys, 1):
+        match = _CLIENT_KEY.fullmatch(key)
+        if match is None:
+            return f"number {number} must be NAME:SECRET, the name 1 to 64 letters, digits, '_' or '-'"
+        if len(match["secret"].encode()) < SECRET_BYTES_MIN:
+            return f"the secret of {match['name']} must have {SECRET_BYTES_MIN} bytes at least"
+        if match["name"] in names:
+            return f"{match['name']} is there twice"
+        names.append(match["name"])
+    return None
+
+
+def _identity_faults(settings: Settings) -> Iterator[str]:
+    """What is wrong with settings of identity that are right each by itself."""
+    jwt = {name: getattr(settings, name) for name in ("jwt_secret", "jwt_jwks", "jwt_audience", "jwt_issuer")}
+    if settings.identity == "jwt":
+        if not settings.jwt_secret and not settings.jwt_jwks:
+            yield f"{PREFIX}IDENTITY: jwt needs {PREFIX}JWT_SECRET (HS256) or {PREFIX}JWT_JWKS (RS256, EdDSA)"
+        if settings.jwt_secret and settings.jwt_jwks:
+            yield f"{PREFIX}JWT_SECRET: cannot stand beside {PREFIX}JWT_JWKS: leave one of them out"
+    else:
+        for name in (name for name, value in jwt.items() if value):
+            yield f"{PREFIX}{name.upper()}: is for identity jwt, and {PREFIX}IDENTITY is {settings.identity}"
+    if settings.identity == "gateway":
+        if not settings.trusted_proxies:
+            yield f"{PREFIX}IDENTITY: gateway needs {PREFIX}TRUSTED_PROXIES, the networks of the gateway"
+        for proxy in settings.trusted_proxies:
+            if ip_network(proxy, strict=False).prefixlen == 0:
+                yield f"{PREFIX}TRUSTED_PROXIES: {proxy} is everybody, who could then name any user: name the gateway"
 
 
 def _no_network(proxy: str) -> str | None:
@@ -285,6 +353,8 @@ def without_password(url: str) -> str:
 
 
 def _masked(name: str, value: Any) -> Any:
-    if name in ("ledger", "broker", "gate"):
+    if name in ("ledger", "broker", "gate", "jwt_jwks"):
         return without_password(value)
-    return "********" if name == "admin_token" and value else value
+    if name == "client_keys":
+        return tuple(f"{key.partition(':')[0]}:********" for key in value)
+    return "********" if name in ("admin_token", "jwt_secret") and value else value
