@@ -19,7 +19,7 @@ from flashsale.core.books import Books
 from flashsale.core.journal import Kind
 from flashsale.core.origin import Shared, kind_of, limit_of, written
 from flashsale.core.refusal import Refusal, Refused, first_said, kept, not_found
-from flashsale.core.request import Item
+from flashsale.core.request import Item, Priority
 from flashsale.core.reservation import RequestKind, Reservation, Status, is_bare
 from flashsale.core.sale import Sale, SaleState, Settlement, state_at, state_when_asked
 
@@ -57,6 +57,8 @@ class Attempt(msgspec.Struct):
     slip: Slip | None = None
     """Of a queued one."""
     trace_id: str | None = None
+    priority: Priority = Priority.NORMAL
+    """Of a request in a queue."""
     barred: Refused | None = None
     """What whoever asked before the ledger has against it (risk, a missing pass). It is said at its place in the order
     of refusals: behind an earlier reservation with this key, and behind the rules that stand before it."""

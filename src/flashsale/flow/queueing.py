@@ -109,7 +109,7 @@ class Queueing:
         user_id, sale_id, items = attempt.user_id, attempt.sale_id, attempt.items
         ids = self._ids(user_id, sale_id, attempt.key, items, now_ms)
         request = Request(
-            ids, user_id, sale_id, items, now_ms, attempt.kind, trace_id=attempt.trace_id,
+            ids, user_id, sale_id, items, now_ms, attempt.kind, attempt.priority, trace_id=attempt.trace_id,
             pass_number=attempt.pass_number, marks=attempt.marks, hold_seconds=attempt.hold_seconds,
         )  # fmt: skip
         asking = Asking(request, attempt.key, reply, attempt.barred)

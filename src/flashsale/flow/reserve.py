@@ -61,7 +61,10 @@ class Reserving:
         if offer is None:
             reply(not_found("skuId", sku_id))
             return
-        attempt = Attempt(visitor.user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key, trace_id=trace_id)
+        attempt = Attempt(
+            visitor.user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key,
+            trace_id=trace_id, priority=visitor.priority,
+        )  # fmt: skip
         self._judge(visitor, offer.sale, attempt, reply)
 
     def reserve_cart(self, visitor: Visitor, items: tuple[Item, ...], key: str | None, reply: Told) -> None:
@@ -81,7 +84,9 @@ class Reserving:
         if isinstance(sale_id, Refused):
             reply(sale_id)
             return
-        attempt = Attempt(visitor.user_id, sale_id, items, key, RequestKind.CART, trace_id=trace_id)
+        attempt = Attempt(
+            visitor.user_id, sale_id, items, key, RequestKind.CART, trace_id=trace_id, priority=visitor.priority
+        )
         self._judge(visitor, self._offers.sales[sale_id], attempt, reply)
 
     def _judge(self, visitor: Visitor, sale: Sale, attempt: Attempt, reply: Told, judged: int = 0) -> None:
