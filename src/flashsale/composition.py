@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from flashsale.backends.clock import HeardClock, SteadyClock
+from flashsale.backends.jwks import json_web_keys
 from flashsale.backends.memory import BUCKETS_MAX, MemoryGate
 from flashsale.backends.sandbox import KeptSandbox, SandboxProvider
 from flashsale.backends.sqlite.history import SqliteHistory
@@ -37,6 +38,7 @@ from flashsale.ports import (
     LedgerUnavailable,
     PaymentProvider,
     Queue,
+    TokenKeys,
     WholeLedger,
 )
 from flashsale.settings import Settings
@@ -319,6 +321,16 @@ def publishing_of(
     relays = Relays(parts)
     stack.push_async_callback(relays.stop)
     return relays
+
+
+async def open_keys(settings: Settings, stack: AsyncExitStack) -> TokenKeys | None:
+    """A key set that cannot be read now is no reason not to open: it is read again soon, and health says so."""
+    if settings.identity != "jwt" or not settings.jwt_jwks:
+        return None
+    keys = json_web_keys(settings.jwt_jwks)
+    stack.push_async_callback(keys.close)
+    await keys.look()
+    return keys
 
 
 async def open_provider(settings: Settings, stack: AsyncExitStack) -> PaymentProvider:

@@ -50,12 +50,15 @@ from flashsale.ports import (
     Clock,
     Gate,
     PaymentProvider,
+    TokenKeys,
     WholeLedger,
 )
 from flashsale.settings import Settings
 from flashsale.worker import CLOCK_SECONDS, ClockWatch, Loop, Worker, last_sweep
 
 T = TypeVar("T")
+KEYS_SECONDS = 1.0
+"""How often it is looked whether the keys of tokens should be read."""
 Told = Callable[[Answer], None]
 
 
@@ -75,6 +78,7 @@ class Engine:
         databases: Sequence[Database],
         in_force: InForce,
         publishing: Relays | None = None,
+        keys: TokenKeys | None = None,
         shards_away: Callable[[], Mapping[int, str]] = dict,
     ) -> None:
         self.settings = settings
@@ -97,6 +101,8 @@ class Engine:
         self.in_force = in_force
         self.limiting = in_force.limiting
         self.publishing = publishing
+        self.keys = keys
+        """Of tokens, where they are read from somewhere."""
         self.shards_away = shards_away
         """Of each of the ledger's databases that is away while others are there, why."""
         self.queue_ends = line.ends
@@ -130,9 +136,10 @@ class Engine:
             turns = composition.turns_of(settings, owned)
             limiting = composition.limiting_of(settings, clock, gate)
             in_force = await composition.open_in_force(settings, store, limiting, owned.owner, stack)
+            keys = await composition.open_keys(settings, stack)
             engine = cls(
                 settings, ledger, provider, clock, storefront, turns, gate, line, databases, in_force, publishing,
-                store.away,
+                keys, store.away,
             )  # fmt: skip
             engine.leases = tuple(owned.taken)
             stack.push_async_callback(last_sweep, ledger)
@@ -152,6 +159,8 @@ class Engine:
         if self._watch is not None:
             yield Loop("watch", LOOK_SECONDS, self._watch.look)
             yield Loop("limits", in_force.LOOK_SECONDS, self.in_force.look)
+        if self.keys is not None:
+            yield Loop("keys", KEYS_SECONDS, self.keys.look)
         yield Loop("waiting", waiting.LOOK_SECONDS, self.waiting.look)
         yield Loop("rooms", rooms.LOOK_SECONDS, self.rooms.look)
         yield Loop("signs", visit.SIGNS_SECONDS, self.visiting.tell)

@@ -60,6 +60,7 @@ EVENTS = {
     "a worker does not come to serve": "it ended or took too long; tried again, less and less often",
     "a worker died and is started again": "`code` is its exit code; nothing that it acknowledged is lost",
     "a worker did not leave and is killed": "it had `drain_seconds` to answer what was in flight",
+    "the keys of tokens cannot be read": "a key set is away or is none; the keys that were read before go on counting",
     "the store is broken": "the ledger's file failed; the process ends at once, a restart recovers",
 }
 """What flashsale itself logs, each with its meaning. A test holds the code to this list."""

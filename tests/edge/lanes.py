@@ -7,6 +7,7 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import wraps
+from types import SimpleNamespace
 from typing import Any
 
 import uvloop
@@ -19,6 +20,7 @@ from flashsale.core.sale import Product, Sale
 from flashsale.core.stock import Granted, sold_out
 from flashsale.core.visitor import Visitor
 from flashsale.counts import Counts
+from flashsale.edge.door import Door
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.identity import Said
 from flashsale.edge.server import HttpServer
@@ -114,7 +116,8 @@ class App:
     """The ordinary lane, as small as it can be: the hot routes, an echo, and answers that wait for the test."""
 
     def __init__(self, shop: SlowShop) -> None:
-        self.hot = HotRoutes(shop)
+        self.hot = HotRoutes(shop, Door.of(shop.settings, "the-operators-token", None, shop.clock.now_ms))
+        self.state = SimpleNamespace(draining=False, hot=self.hot)
         self.gate = asyncio.Event()
         self.started = asyncio.Event()
         self.left: list[str] = []

@@ -120,8 +120,8 @@ class Shop:
 
 
 @asynccontextmanager
-async def opened(folder: Path, sandbox_url: str) -> AsyncIterator[Shop]:
-    async with Engine.open(Settings(data=str(folder / "data"), sandbox_url=sandbox_url)) as engine:
+async def opened(folder: Path, sandbox_url: str, **settings: Any) -> AsyncIterator[Shop]:
+    async with Engine.open(Settings(data=str(folder / "data"), sandbox_url=sandbox_url, **settings)) as engine:
         app = create_app(engine, TOKEN)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:

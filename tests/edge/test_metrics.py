@@ -21,7 +21,6 @@ from flashsale.core.stock import Decided, sold_out
 from flashsale.counts import BOUNDS_SECONDS, Counts
 from flashsale.edge import metrics as edge_metrics
 from flashsale.edge import operations as edge_operations
-from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.metrics import PRODUCTS_MAX, Metrics, Slot, render
 from flashsale.edge.operations import Backlog, Operations
 from flashsale.edge.wire import Answer
@@ -233,7 +232,7 @@ async def test_a_refusal_that_a_waiting_client_is_told_is_counted(shop: Shop) ->
     why = kept(sold_out("PHONE", 1, 0))
     rejected = Reservation("res_1", "alice", "S1", "PHONE", 1, Status.REJECTED, 99999, "USD", 0, 0, refusal=why)
     answers: list[Answer] = []
-    HotRoutes(shop.engine).queued(Decided([rejected], 0), False, "/", answers.append, wait_seconds=5)
+    shop.app.state.hot.queued(Decided([rejected], 0), False, "/", answers.append, wait_seconds=5)
     assert [answer.status for answer in answers] == [409]
     assert (await scrape(shop)).number("flashsale_refusals_total", code="SOLD_OUT") == 1
 

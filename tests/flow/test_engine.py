@@ -23,6 +23,7 @@ from flashsale.core.refusal import Refusal
 from flashsale.core.request import Item
 from flashsale.core.sale import Sale
 from flashsale.core.stock import Granted
+from flashsale.edge.door import Door
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.wire import Answer
 from flashsale.engine import Engine
@@ -192,7 +193,7 @@ async def test_a_buyer_who_has_his_answer_sees_a_window_that_knows_of_it(tmp_pat
     """Availability is at most 100 ms old; after one's own reservation it is not old at all, also under load."""
     async with an_engine(tmp_path) as engine:
         await opens(engine, a_sale(starts_at_ms=engine.clock.now_ms()), CROWD)
-        routes = HotRoutes(engine)
+        routes = HotRoutes(engine, Door.of(engine.settings, "token", None, engine.clock.now_ms))
         shown = []
 
         async def reserves(number: int) -> None:

@@ -9,6 +9,7 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -147,10 +148,10 @@ def refuse_fewer_loops(settings: Settings) -> None:
 
 
 def refuse_strangers(settings: Settings, host: str) -> None:
-    """Identity `open` and the sandbox are for this machine only, unless somebody insists."""
-    if is_loopback(host):
+    """Identity `open` and the sandbox are for this machine only, each of them, unless somebody insists."""
+    trusting = ", ".join(_trusting(settings))
+    if is_loopback(host) or not trusting:
         return
-    trusting = "identity `open` believes every request about who sends it, payment `sandbox` takes no money"
     if settings.open_anywhere:
         log.warning("everybody is trusted", host=host, meaning=trusting)
         sys.stderr.write(f"WARNING: {host} can be reached from other machines: {trusting}.\n")
@@ -161,6 +162,13 @@ def refuse_strangers(settings: Settings, host: str) -> None:
         "listen on 127.0.0.1 (the default), or set FLASHSALE_OPEN_ANYWHERE=1 if everybody there may be trusted",
         WRONG_INPUT,
     )
+
+
+def _trusting(settings: Settings) -> Iterator[str]:
+    if settings.identity == "open":
+        yield "identity `open` believes every request about who sends it"
+    if settings.payment == "sandbox":
+        yield "payment `sandbox` takes no money"
 
 
 def die(settings: Settings, error: Exception) -> NoReturn:

@@ -7,7 +7,6 @@ an error of API.md here.
 """
 
 import asyncio
-import hmac
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -37,12 +36,15 @@ from flashsale.edge.call import (
     Vanished,
     path_of,
 )
+from flashsale.edge.door import Door
 from flashsale.edge.hot_routes import HotRoutes
+from flashsale.edge.identity import Caller, Role
 from flashsale.edge.metrics import Metrics, Slot
 from flashsale.edge.openapi import document
 from flashsale.edge.wire import Answer
 from flashsale.engine import Engine
 from flashsale.ports import LedgerUnavailable
+from flashsale.settings import Settings
 from flashsale.tracing import TRACE_ID, trace_id_in
 
 AnyRequest: TypeAlias = Request[Any, Any, Any]
@@ -58,40 +60,40 @@ log = structlog.get_logger("flashsale.edge")
 
 
 def create_app(
-    engine: Engine, token: str, hot: HotRoutes | None = None, draining: Callable[[], bool] | None = None,
-    slot: Slot | None = None,
+    engine: Engine, token: str, draining: Callable[[], bool] | None = None, slot: Slot | None = None
 ) -> Litestar:  # fmt: skip
     """The ordinary lane over an open engine. `token` is the operators', `slot` which one of several workers this is.
 
     `draining` tells that the server is leaving; so does `app.state.draining`, for a server that gets an app ready-made.
     """
-    if not token:
-        raise ValueError("the operators' token must not be empty")
+    door = Door.of(engine.settings, token, engine.keys, engine.clock.now_ms)
+    hot = HotRoutes(engine, door)
     calls, pages = [], operations.Pages()
-    calls += buyer.calls(engine, hot or HotRoutes(engine))
+    calls += buyer.calls(engine, hot)
     calls += waiting_room.calls(engine)
     calls += operator.calls(engine)
     calls += dead_letters.calls(engine)
-    state = State({"draining": False})
+    state = State({"draining": False, "hot": hot})
     leaving = draining or (lambda: bool(state.draining))
     operated = operations.Operations(engine, engine.provider, leaving)
     counted = Metrics(engine, operated, slot)
     state.metrics = counted
     calls += [*operations.calls(operated, pages), *metrics.calls(counted)]
-    pages.document = document(calls)
-    return _app(engine, token, calls, state)
+    pages.document = document(calls, engine.settings.identity)
+    return _app(engine, door, calls, state)
 
 
 def create_health_app(engine: Engine) -> Litestar:
     """For a process that has no buyers: how it is, and nothing else."""
+    door = Door.of(Settings(), secrets.token_urlsafe(), None, engine.clock.now_ms)
     state = State({"draining": False})
     operated = operations.Operations(engine, engine.provider, lambda: bool(state.draining))
     calls = [*operations.health_calls(operated), *metrics.calls(Metrics(engine, operated))]
-    return _app(engine, secrets.token_urlsafe(), calls, state)
+    return _app(engine, door, calls, state)
 
 
-def _app(engine: Engine, token: str, calls: list[Call], state: State) -> Litestar:
-    desk = _Desk(engine, token.encode())
+def _app(engine: Engine, door: Door, calls: list[Call], state: State) -> Litestar:
+    desk = _Desk(engine, door)
     return Litestar(
         route_handlers=[_route(path, methods, desk) for path, methods in _by_path(calls).items()],
         state=state,
@@ -140,10 +142,10 @@ def _route(path: str, methods: Methods, desk: "_Desk") -> ASGIRouteHandler | HTT
 class _Desk:
     """Takes requests to their handlers, and turns whatever comes back into an answer."""
 
-    def __init__(self, engine: Engine, token: bytes) -> None:
+    def __init__(self, engine: Engine, door: Door) -> None:
+        self._door = door
         self._now_ms = engine.clock.now_ms
         self._counts = engine.counts
-        self._token = token
 
     async def answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | Stream | None:
         """The answer of a route, counted; None when its client has gone."""
@@ -154,11 +156,13 @@ class _Desk:
 
     async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | Stream | None:
         body_max = OPERATOR_BODY_MAX if call.audience is Audience.OPERATORS else BUYER_BODY_MAX
-        ask = Ask(scope, receive, body_max)
+        ask = Ask(scope, receive, body_max, self._door)
         TRACE_ID.set(_trace_id(scope))
         try:
-            if call.audience is Audience.OPERATORS and not self._is_operator(ask):
-                return self._error(scope, NO_TOKEN, 401, headers=((b"www-authenticate", b"Bearer"),))
+            if call.private or call.roles:
+                await ask.identify()
+            if call.roles:
+                _admit(ask.who, call.roles)
             return self._shown(scope, await call.handle(ask))
         except Refusing as refusing:
             return self._error(scope, refusing.refused, refusing.status, refusing.title)
@@ -188,10 +192,6 @@ class _Desk:
         log.error("request failed", method=request.method, path=path_of(request.scope), exc_info=trouble)
         return _litestars(self._error(request.scope, BROKEN, 500, "Internal Server Error"))
 
-    def _is_operator(self, ask: Ask) -> bool:
-        scheme, _, token = (ask.header(b"authorization") or b"").partition(b" ")
-        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token)
-
     def _shown(self, scope: Scope, reply: Reply) -> Answer | Page | Stream:
         if not isinstance(reply, Refused):
             return reply
@@ -204,6 +204,16 @@ class _Desk:
         title = title or refused.refusal.title
         self._counts.refusals[refused.refusal.code] += 1
         return wire.error(refused, path_of(scope), self._now_ms(), status, title, headers)
+
+
+def _admit(who: Caller, roles: frozenset[Role]) -> None:
+    """Before the body is read, so that nobody else makes the server buffer a megabyte. Raises Refusing."""
+    if who.roles & roles:
+        return
+    if who.user_id is None:
+        raise Refusing(NO_TOKEN)
+    named = " or ".join(sorted(roles))
+    raise Refusing(Refused(Refusal.ACCESS_DENIED, f"This needs the role {named}", {"roles": sorted(roles)}))
 
 
 def _trace_id(scope: Scope) -> str | None:

@@ -13,9 +13,8 @@ from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.request import Item
 from flashsale.core.stock import Granted
 from flashsale.edge import schema, views
-from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, caller, request_key, said_in
+from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, buyer, caller, request_key
 from flashsale.edge.hot_routes import HotRoutes, Send
-from flashsale.edge.identity import visitor
 from flashsale.edge.queued import WAIT_SECONDS_MAX, CartState, ReservationState, wait_seconds
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import Answer, availability, cart, invalid_fields, reservation
@@ -31,7 +30,6 @@ UNPAID = (
     R.NOT_FOUND, R.RESERVATION_EXPIRED, R.ILLEGAL_STATE, R.PAYMENT_DECLINED, R.PAYMENT_MISMATCH, R.PAYMENT_REUSED,
 )  # fmt: skip
 
-USER = Param("X-User-ID", "Who is asking", {"type": "string", "pattern": schema.USER}, "header")
 KEY = Param("Idempotency-Key", "Makes it repeatable", {"type": "string", "pattern": schema.PRINTABLE}, "header")
 WAIT = Param(
     "wait",
@@ -82,18 +80,13 @@ class Buyer:
 
     async def reserve(self, ask: Ask) -> Answer:
         body = await ask.body()
-        said, wait = said_in(ask), _wait_seconds(ask)
-        return await _answered(lambda send: self._hot.reserve(body, said, ask.path, send, wait))
+        who, said, wait = ask.known, ask.said, _wait_seconds(ask)
+        return await _answered(lambda send: self._hot.reserve_as(who, body, said, ask.path, send, wait))
 
     async def reserve_cart(self, ask: Ask) -> Answer | Refused:
         wish = await ask.read(schema.CartBody)
-        user_id, key = caller(ask, wish.user_id), request_key(ask, wish.request_key)
-        if user_id is None:
-            return invalid("userId", "is required, here or in header X-User-ID")
-        wait, outcome = (
-            _wait_seconds(ask),
-            await self._engine.reserve_cart(visitor(user_id, said_in(ask)), _items(wish), key),
-        )
+        items, key, wait = _items(wish), request_key(ask, wish.request_key), _wait_seconds(ask)
+        outcome = await self._engine.reserve_cart(buyer(ask, wish.user_id), items, key)
         if isinstance(outcome, Refused):
             return outcome
         if isinstance(outcome, Granted):
@@ -102,8 +95,8 @@ class Buyer:
 
     async def reservation(self, ask: Ask) -> Answer:
         wait = ask.number("wait", 0, WAIT_SECONDS_MAX)
-        reservation_id, said = ask.params["reservationId"], said_in(ask)
-        return await _answered(lambda send: self._hot.reservation(reservation_id, said, ask.path, send, wait))
+        who, reservation_id, said = ask.known, ask.params["reservationId"], ask.said
+        return await _answered(lambda send: self._hot.reservation_as(who, reservation_id, said, ask.path, send, wait))
 
     async def release(self, ask: Ask) -> Answer | Refused:
         released = await self._engine.release(ask.params["reservationId"], caller(ask))
@@ -207,74 +200,69 @@ def _order(found: Order | Refused, status: int = 200) -> Answer | Refused:
 
 def calls(engine: Engine, hot: HotRoutes) -> list[Call]:
     """Every route of a buyer."""
-    buyer = Buyer(engine, hot)
-    return [*_window_calls(buyer), *_reservation_calls(buyer), *_order_calls(buyer)]
+    routes = Buyer(engine, hot)
+    return [*_window_calls(routes), *_reservation_calls(routes), *_order_calls(routes)]
 
 
-def _window_calls(buyer: Buyer) -> list[Call]:
+def _window_calls(routes: Buyer) -> list[Call]:
     one = {200: schema.Product}
     return [
-        _get("/products", "All products on sale, soon or lately", buyer.products, {200: list[schema.Product]}),
-        _get("/products/{skuId}", "A product", buyer.product, one, (R.NOT_FOUND,)),
-        _get("/products/{skuId}/availability", "What is left of a product", buyer.product, one, (R.NOT_FOUND,)),
-        _get("/sales", "All sales", buyer.sales, {200: list[schema.Sale]}),
-        _get("/sales/{saleId}", "A sale", buyer.sale, {200: schema.Sale}, (R.NOT_FOUND,)),
+        _get("/products", "All products on sale, soon or lately", routes.products, {200: list[schema.Product]}),
+        _get("/products/{skuId}", "A product", routes.product, one, (R.NOT_FOUND,)),
+        _get("/products/{skuId}/availability", "What is left of a product", routes.product, one, (R.NOT_FOUND,)),
+        _get("/sales", "All sales", routes.sales, {200: list[schema.Sale]}),
+        _get("/sales/{saleId}", "A sale", routes.sale, {200: schema.Sale}, (R.NOT_FOUND,)),
     ]
 
 
-def _reservation_calls(buyer: Buyer) -> list[Call]:
+def _reservation_calls(routes: Buyer) -> list[Call]:
     one, path = {200: ReservationState}, "/reservations/{reservationId}"
     return [
-        _post("/reservations", "Reserve units of a product", buyer.reserve,
-              {201: schema.Reservation, 202: ReservationState}, schema.ReserveBody, CLOSED, (USER, KEY, PREFER)),
-        _post("/reservations/cart", "Reserve several products of one sale, or none", buyer.reserve_cart,
-              {201: schema.Cart, 202: CartState}, schema.CartBody, CLOSED, (USER, KEY, PREFER)),
-        _get(path, "A reservation as it stands", buyer.reservation, one, (R.NOT_FOUND,), (USER, WAIT)),
-        Call("DELETE", API + path, Audience.BUYERS, "Give the units back", buyer.release, {204: None}, None,
-             (R.NOT_FOUND, R.RESERVATION_EXPIRED, R.ILLEGAL_STATE), (USER,)),
-        _get("/reservations/user/{userId}/active", "What a user holds", buyer.active,
-             {200: list[schema.Reservation]}, (), (USER,)),
+        _post("/reservations", "Reserve units of a product", routes.reserve,
+              {201: schema.Reservation, 202: ReservationState}, schema.ReserveBody, CLOSED, (KEY, PREFER)),
+        _post("/reservations/cart", "Reserve several products of one sale, or none", routes.reserve_cart,
+              {201: schema.Cart, 202: CartState}, schema.CartBody, CLOSED, (KEY, PREFER)),
+        _own(path, "A reservation as it stands", routes.reservation, one, (WAIT,)),
+        _delete(path, "Give the units back", routes.release, {204: None}),
+        _own("/reservations/user/{userId}/active", "What a user holds", routes.active,
+             {200: list[schema.Reservation]}),
     ]  # fmt: skip
 
 
-def _order_calls(buyer: Buyer) -> list[Call]:
+def _order_calls(routes: Buyer) -> list[Call]:
     one, path = {200: schema.Order}, "/orders/{orderId}"
     return [
-        _post("/orders/checkout", "Pay for reservations", buyer.checkout, {201: schema.Order},
-              schema.CheckoutBody, UNPAID, (USER,)),
-        _get(path, "An order", buyer.order, one, (R.NOT_FOUND,), (USER,)),
-        _get(path + "/status", "What has become of an order", buyer.order_status, {200: schema.OrderState},
-             (R.NOT_FOUND,), (USER,)),
-        _get("/orders/reservation/{reservationId}", "The order of a reservation", buyer.order_of, one,
-             (R.NOT_FOUND,), (USER,)),
-        _get("/orders/user/{userId}", "A user's orders, newest first", buyer.orders, {200: list[schema.Order]},
-             (), (USER,)),
-        Call("DELETE", API + path, Audience.BUYERS, "Cancel an order, or start its refund", buyer.cancel, one, None,
-             (R.NOT_FOUND, R.RESERVATION_EXPIRED, R.ILLEGAL_STATE), (USER, REASON)),
+        _post("/orders/checkout", "Pay for reservations", routes.checkout, {201: schema.Order},
+              schema.CheckoutBody, UNPAID),
+        _own(path, "An order", routes.order, one),
+        _own(path + "/status", "What has become of an order", routes.order_status, {200: schema.OrderState}),
+        _own("/orders/reservation/{reservationId}", "The order of a reservation", routes.order_of, one),
+        _own("/orders/user/{userId}", "A user's orders, newest first", routes.orders, {200: list[schema.Order]}),
+        _delete(path, "Cancel an order, or start its refund", routes.cancel, one, (REASON,)),
     ]  # fmt: skip
 
 
-def _get(
-    path: str,
-    summary: str,
-    handle: Handler,
-    answers: dict[int, Any],
-    refusals: tuple[Refusal, ...] = (),
-    params: tuple[Param, ...] = (),
-) -> Call:
-    return Call("GET", API + path, Audience.BUYERS, summary, handle, answers, None, refusals, params)
+def _get(path: str, summary: str, handle: Handler, answers: dict[int, Any], refusals: tuple[Refusal, ...] = ()) -> Call:
+    """What everybody may read."""
+    return Call("GET", API + path, Audience.BUYERS, summary, handle, answers, None, refusals)
+
+
+def _own(path: str, summary: str, handle: Handler, answers: dict[int, Any], params: tuple[Param, ...] = ()) -> Call:
+    """What a user may read of his own."""
+    refusals = (R.NOT_FOUND,)
+    return Call("GET", API + path, Audience.BUYERS, summary, handle, answers, None, refusals, params, private=True)
 
 
 def _post(
-    path: str,
-    summary: str,
-    handle: Handler,
-    answers: dict[int, Any],
-    body: type,
-    refusals: tuple[Refusal, ...],
-    params: tuple[Param, ...],
-) -> Call:
-    replayed = KEY in params
+    path: str, summary: str, handle: Handler, answers: dict[int, Any], body: type, refusals: tuple[Refusal, ...],
+    params: tuple[Param, ...] = (),
+) -> Call:  # fmt: skip
     return Call(
-        "POST", API + path, Audience.BUYERS, summary, handle, answers, body, refusals, params, replayed=replayed
-    )
+        "POST", API + path, Audience.BUYERS, summary, handle, answers, body, refusals, params,
+        replayed=KEY in params, private=True,
+    )  # fmt: skip
+
+
+def _delete(path: str, summary: str, handle: Handler, answers: dict[int, Any], params: tuple[Param, ...] = ()) -> Call:
+    refusals = (R.NOT_FOUND, R.RESERVATION_EXPIRED, R.ILLEGAL_STATE)
+    return Call("DELETE", API + path, Audience.BUYERS, summary, handle, answers, None, refusals, params, private=True)

@@ -6,6 +6,7 @@ by it, the OpenAPI document is written from it, so neither can forget what the o
 itself is raised as `Refusing` by the helpers here, so that handlers read as their normal case.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import StrEnum
@@ -16,14 +17,17 @@ from urllib.parse import parse_qsl
 import msgspec
 from litestar.types import HTTPReceiveMessage, Receive, Scope
 
-from flashsale.core.refusal import Refusal, Refused, invalid
-from flashsale.edge.identity import Said
+from flashsale.core.refusal import Refusal, Refused, invalid, not_found
+from flashsale.core.visitor import Visitor
+from flashsale.edge.door import Door
+from flashsale.edge.identity import LATER, Caller, Role, Said
 from flashsale.edge.schema import IN_WORDS
-from flashsale.edge.strict_json import parse_json
-from flashsale.edge.wire import Answer, Header, is_key, is_user
+from flashsale.edge.strict_json import ECHO_MAX, parse_json
+from flashsale.edge.wire import USER_FORM, Answer, Header, is_key, is_user
 
 T = TypeVar("T")
 
+UNKNOWN = Refused(Refusal.UNAUTHENTICATED, "Nobody has asked who this is")
 BUYER_BODY_MAX = 16 * 1024
 OPERATOR_BODY_MAX = 1024 * 1024
 CURSOR_MAX = 2**63 - 1
@@ -69,10 +73,13 @@ class Param(msgspec.Struct, frozen=True):
 class Ask:
     """One request: its path parameters, headers, query and body, each read when asked for."""
 
-    def __init__(self, scope: Scope, receive: Receive, body_max: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, body_max: int, door: Door) -> None:
         self._scope = scope
         self._receive = receive
         self._body_max = body_max
+        self.door = door
+        self.known: Caller | Refused = UNKNOWN
+        """Who asks, once `identify` has found out."""
         self.params: dict[str, str] = scope["path_params"]
 
     @property
@@ -88,6 +95,36 @@ class Ask:
                     raise Refusing(invalid(name.decode(), "is given twice, and differs"))
                 found = value
         return found
+
+    def headers(self, name: bytes) -> bytes | None:
+        """A header that is a list: what is given several times is one list."""
+        values = [value for each, value in self._scope["headers"] if each == name]
+        return b", ".join(values) if values else None
+
+    @cached_property
+    def said(self) -> Said:
+        """What the request says of who asks."""
+        header, client = self.header, self._scope.get("client")
+        return Said(
+            header(b"x-user-id"), header(b"idempotency-key"), header(b"x-flashsale-pass"), header(b"authorization"),
+            self.headers(b"x-forwarded-for"), client[0] if client else None,
+        )  # fmt: skip
+
+    async def identify(self) -> None:
+        """Finds out who asks. Whether he is refused for it is said later: `who`."""
+        self.known = self.door.caller(self.said)
+        if self.known is LATER:
+            looked = asyncio.Event()
+            if self.door.look_again(looked.set):
+                await looked.wait()
+                self.known = self.door.caller(self.said)
+
+    @property
+    def who(self) -> Caller:
+        """Who asks. Raises Refusing when nobody can tell."""
+        if isinstance(self.known, Refused):
+            raise Refusing(self.known)
+        return self.known
 
     @cached_property
     def query(self) -> dict[str, str]:
@@ -200,6 +237,14 @@ class Call(msgspec.Struct, frozen=True):
     """Whether what it is asked for may have been pruned: 410."""
     replayed: bool = False
     """Whether a repeated request is marked as such."""
+    private: bool = False
+    """Whether it is about a user's own things: one must be known to have any, and other people's are not found."""
+    roles: frozenset[Role] = frozenset()
+    """Any one of these is needed. Every route of operators names some."""
+
+    def __post_init__(self) -> None:
+        if self.audience is Audience.OPERATORS and not self.roles:
+            raise ValueError(f"{self.method} {self.path}: who of the operators may?")
 
 
 def shown_cursor(cursor: int) -> int | str:
@@ -228,26 +273,42 @@ def _in_words(refused: Refused) -> Refused:
     return invalid(error["field"], words) if words else refused
 
 
-def said_in(ask: Ask) -> Said:
-    """The headers of a request that say who asks."""
-    return Said(ask.header(b"x-user-id"), ask.header(b"idempotency-key"), ask.header(b"x-flashsale-pass"))
-
-
-# Identity `open`: the request says who is asking
-
-
 def caller(ask: Ask, *said: str | None) -> str | None:
-    """The user named by header, path or body, or None. Those given must agree."""
-    header = ask.header(b"x-user-id")
-    named = [(name, "userId") for name in said if name is not None]
+    """Whose things the request is about: only his are found. None: anybody's. `said` are the users that path and body
+    name. Raises Refusing: a name that is none, nobody who asks, or somebody else who is named."""
+    named = _named(ask, said)
+    return named if ask.who.free else _himself(ask.who, named)
+
+
+def buyer(ask: Ask, *said: str | None) -> Visitor:
+    """Who asks for units: the caller, or whoever a caller names that may."""
+    named = _named(ask, said)
+    who = ask.who
+    user_id = named or who.user_id if who.free else _himself(who, named)
+    if user_id is None:
+        raise Refusing(invalid("userId", "is required, here or in header X-User-ID"))
+    return ask.door.visitor(user_id, who, ask.said)
+
+
+def _himself(who: Caller, named: str | None) -> str | None:
+    """A caller has only his own things; of whoever else he names he is not told that he exists."""
+    if named not in (None, who.user_id):
+        raise Refusing(not_found("userId", named[:ECHO_MAX]))
+    return who.user_id
+
+
+def _named(ask: Ask, said: tuple[str | None, ...]) -> str | None:
+    """The user named by path or body, or by a header where that is believed. Those given must agree."""
+    header = ask.said.user if ask.door.believes else None
+    named = [name for name in said if name is not None]
     if header is not None:
-        named.append((header.decode("latin-1"), "X-User-ID"))
-    for name, _ in named:
+        named.append(header.decode("latin-1"))
+    for name in named:
         if not is_user(name):
-            raise Refusing(invalid("userId", "must be 1 to 128 letters, digits or any of '_.@:-'"))
-        if name != named[0][0]:
+            raise Refusing(invalid("userId", USER_FORM))
+        if name != named[0]:
             raise Refusing(invalid("userId", "differs from header X-User-ID"))
-    return named[0][0] if named else None
+    return named[0] if named else None
 
 
 def request_key(ask: Ask, said: str | None) -> str | None:

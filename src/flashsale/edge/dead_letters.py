@@ -11,7 +11,7 @@ from flashsale.core.reservation import Status
 from flashsale.core.stock import Decided
 from flashsale.edge import schema, views
 from flashsale.edge.call import Ask, Audience, Call, Param
-from flashsale.edge.operator import ACTOR
+from flashsale.edge.identity import OPERATORS_ONLY
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import Answer, timestamp
 from flashsale.engine import Engine
@@ -80,7 +80,7 @@ class DeadLetterOffice:
         letter = await self._engine.find(FindDeadLetter(ask.params["letterId"]))
         if letter is None:
             return not_found("deadLetterId", ask.params["letterId"][:ECHO_MAX])
-        outcome = await self._engine.redrive(letter, ACTOR)
+        outcome = await self._engine.redrive(letter, ask.who.actor)
         return outcome if isinstance(outcome, Refused) else views.json(_redriven(letter, outcome))
 
     async def redrive_all(self, ask: Ask) -> Answer:
@@ -90,7 +90,7 @@ class DeadLetterOffice:
         while len(told.redriven) + len(told.left) < REDRIVEN_MAX:
             page = await self._engine.find(DeadLetters(after, PAGE, waiting=True))
             for letter in page:
-                outcome = await self._tried(letter)
+                outcome = await self._tried(letter, ask.who.actor)
                 row = _redriven(letter, outcome)
                 (told.left if isinstance(outcome, Refused) else told.redriven).append(row)
             if len(page) < PAGE:
@@ -98,10 +98,10 @@ class DeadLetterOffice:
             after = page[-1].letter_id
         return views.json(told)
 
-    async def _tried(self, letter: DeadLetter) -> Decided | Refused:
+    async def _tried(self, letter: DeadLetter, actor: str) -> Decided | Refused:
         """One that fails again does not keep the others from their try."""
         try:
-            return await self._engine.redrive(letter, ACTOR)
+            return await self._engine.redrive(letter, actor)
         except LedgerUnavailable as trouble:
             return Refused(Refusal.UNAVAILABLE, str(trouble))
 
@@ -130,13 +130,13 @@ def _redriven(letter: DeadLetter, outcome: Decided | Refused) -> Redriven:
 
 
 def calls(engine: Engine) -> list[Call]:
-    office, who = DeadLetterOffice(engine), Audience.OPERATORS
-    known = (Refusal.UNAUTHENTICATED, Refusal.NOT_FOUND, Refusal.ILLEGAL_STATE, Refusal.PAUSED)
+    office, who, roles = DeadLetterOffice(engine), Audience.OPERATORS, OPERATORS_ONLY
+    known = (Refusal.NOT_FOUND, Refusal.ILLEGAL_STATE, Refusal.PAUSED)
     return [
         Call("GET", PATH, who, "Queued requests that could not be decided", office.listed, {200: Letters},
-             refusals=(Refusal.UNAUTHENTICATED,), params=(WAITING, AFTER)),
+             params=(WAITING, AFTER), roles=roles),
         Call("POST", PATH + "/redrive", who, "Try all of them again", office.redrive_all, {200: AllRedriven},
-             refusals=(Refusal.UNAUTHENTICATED,)),
+             roles=roles),
         Call("POST", PATH + "/{letterId}/redrive", who, "Try one again; repeated: the same reservations",
-             office.redrive, {200: Redriven}, refusals=known),
+             office.redrive, {200: Redriven}, refusals=known, roles=roles),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ the event loop. A `send` for a client that has gone must do nothing.
 """
 
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from functools import partial
 from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
@@ -20,7 +21,8 @@ from flashsale.core.stock import Decided, Granted, Pending
 from flashsale.core.visitor import Visitor
 from flashsale.counts import Counts
 from flashsale.edge import queued
-from flashsale.edge.identity import Said, visitor
+from flashsale.edge.door import Door
+from flashsale.edge.identity import LATER, Caller, Said
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import (
     USER_FORM,
@@ -47,6 +49,8 @@ RENDERED_FOR_MS = 50
 """A sale opens and ends without any event, so a rendering is not kept longer than this."""
 READ_MAX = 256
 """Reservations read from the ledger in one question."""
+NAMELESS = "-"
+"""Stands for the user of a request, while it is read, whose caller is unknown and will be refused."""
 
 
 class Shop(Protocol):
@@ -84,7 +88,11 @@ class _Question(NamedTuple):
 
 
 class HotRoutes:
-    def __init__(self, shop: Shop) -> None:
+    def __init__(self, shop: Shop, door: Door) -> None:
+        self._door = door
+        self._caller = door.caller
+        self._visitor = door.visitor
+        self._believes = door.believes
         self._reserve_soon = shop.reserve_soon
         self._find = shop.find
         self._storefront = shop.storefront
@@ -95,14 +103,34 @@ class HotRoutes:
         self._rendered: dict[str, _Rendered] = {}
         self._questions = Gathering(self._read, READ_MAX)
 
-    def reserve(self, body: bytes, said: Said, path: str, send: Send, wait_seconds: int = 0) -> None:
-        """POST /reservations."""
-        call = parse_reserve(body, said.key, said.user)
+    def reserve(self, body: bytes, said: Said, path: str, send: Send) -> None:
+        """POST /reservations, of somebody who is still to be identified."""
+        who = self._caller(said)
+        if who is LATER and self._again(said, lambda known: self.reserve_as(known, body, said, path, send)):
+            return
+        self.reserve_as(who, body, said, path, send)
+
+    def reserve_as(
+        self, who: Caller | Refused, body: bytes, said: Said, path: str, send: Send, wait_seconds: int = 0
+    ) -> None:
+        """POST /reservations. A malformed one is refused before anybody asks who sends it."""
+        known = NAMELESS if isinstance(who, Refused) else who.user_id
+        call = parse_reserve(body, said.key, said.user if self._believes else None, known)
         if isinstance(call, Refused):
             send(self._refusal(call, path))
+        elif isinstance(who, Refused):
+            send(self._refusal(who, path))
+        elif call.user_id != known and not who.free:
+            send(self._refusal(not_found("userId", call.user_id[:ECHO_MAX]), path))
         else:
             reply = partial(self._decided, path, send, wait_seconds, perf_counter())
-            self._reserve_soon(visitor(call.user_id, said), call.sku_id, call.quantity, call.key, reply)
+            visitor = self._visitor(call.user_id, who, said)
+            self._reserve_soon(visitor, call.sku_id, call.quantity, call.key, reply)
+
+    def _again(self, said: Said, then: Callable[[Caller | Refused], None]) -> bool:
+        """Asks who it is once more when there is news. False: there will be none. What `then` does belongs to the
+        request, so it does it in its context."""
+        return self._door.look_again(partial(copy_context().run, lambda: then(self._caller(said))))
 
     def _decided(self, path: str, send: Send, wait_seconds: int, began: float, outcome: Told) -> None:
         self.counts.took(perf_counter() - began)
@@ -147,13 +175,33 @@ class HotRoutes:
         self._rendered[sku_id] = _Rendered(offer, offer.version, now_ms + RENDERED_FOR_MS, answer)
         return answer
 
-    def reservation(self, reservation_id: str, said: Said, path: str, send: Send, wait_seconds: int = 0) -> None:
-        """GET /reservations/{id}. What is asked in one turn of the event loop is one question to the ledger."""
-        user_id = said.user.decode("latin-1") if said.user is not None else None
-        if user_id is not None and not is_user(user_id):
-            send(self._refusal(invalid("userId", USER_FORM), path))
+    def reservation(self, reservation_id: str, said: Said, path: str, send: Send) -> None:
+        """GET /reservations/{id}, of somebody who is still to be identified."""
+        who = self._caller(said)
+        if who is LATER and self._again(
+            said, lambda known: self.reservation_as(known, reservation_id, said, path, send)
+        ):
             return
-        self._questions.add(_Question(reservation_id, user_id, path, send, wait_seconds))
+        self.reservation_as(who, reservation_id, said, path, send)
+
+    def reservation_as(
+        self, who: Caller | Refused, reservation_id: str, said: Said, path: str, send: Send, wait_seconds: int = 0
+    ) -> None:
+        """GET /reservations/{id}. What is asked in one turn of the event loop is one question to the ledger."""
+        owner = self._owner(who, said)
+        if isinstance(owner, Refused):
+            send(self._refusal(owner, path))
+        else:
+            self._questions.add(_Question(reservation_id, owner, path, send, wait_seconds))
+
+    def _owner(self, who: Caller | Refused, said: Said) -> str | Refused | None:
+        """Whose reservations are found; None: anybody's."""
+        if self._believes and said.user is not None:
+            user_id = said.user.decode("latin-1")
+            return user_id if is_user(user_id) else invalid("userId", USER_FORM)
+        if isinstance(who, Refused):
+            return who
+        return None if who.free else who.user_id
 
     async def _read(self, questions: list[_Question]) -> None:
         ids = tuple(dict.fromkeys(question.reservation_id for question in questions))

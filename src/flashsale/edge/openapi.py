@@ -14,7 +14,7 @@ import msgspec
 from flashsale import __version__
 from flashsale.core.refusal import Refusal
 from flashsale.edge import schema
-from flashsale.edge.call import Audience, Call
+from flashsale.edge.call import Audience, Call, Param
 
 Json = dict[str, Any]
 
@@ -23,7 +23,20 @@ ERROR = {"$ref": REF.format(name="Error")}
 ABOUT = """A flash-sale engine: sells N units to a crowd, never N+1.
 
 Prices are JSON numbers with the currency's decimals; times are RFC 3339 in UTC. Every error has the shape `Error`.
-Where identity is `open`, body, header and path say who is asking, and must agree."""
+"""
+WHO = {
+    "open": "Body, header X-User-ID and path say who is asking, and must agree.",
+    "gateway": "The gateway says in X-User-ID who is asking; body and path may repeat it.",
+    "jwt": "A signed token says who is asking; body and path may repeat it.",
+}
+"""For each identity."""
+OPERATOR: Json = {"type": "http", "scheme": "bearer", "description": "The operators' token"}
+USERS: dict[str, Json] = {
+    "gateway": {"type": "apiKey", "in": "header", "name": "X-User-ID", "description": "Added by the gateway"},
+    "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+}
+"""How users are known, where they are."""
+USER = Param("X-User-ID", "Who is asking", {"type": "string", "pattern": schema.USER}, "header")
 
 PATH: dict[str, Json] = {
     "skuId": {"type": "string", "pattern": schema.NAME},
@@ -35,20 +48,22 @@ MADE_HERE: Json = {"type": "string", "minLength": 1}
 ALWAYS = (Refusal.VALIDATION_FAILED, Refusal.UNAVAILABLE)
 
 
-def document(calls: Iterable[Call]) -> bytes:
+def document(calls: Iterable[Call], identity: str) -> bytes:
+    """For a server with this identity."""
     shown = [call for call in calls if call.answers]
     shapes = _shapes(shown)
     names, components = msgspec.json.schema_components(shapes, ref_template=REF)
     schemas = dict(zip(map(repr, shapes), names, strict=True))
     paths: defaultdict[str, Json] = defaultdict(dict)
     for call in shown:
-        paths[call.path][call.method.lower()] = _operation(call, schemas)
+        paths[call.path][call.method.lower()] = _operation(call, schemas, identity)
+    users = {"user": USERS[identity]} if identity in USERS else {}
     whole = {
         "openapi": "3.1.0",
-        "info": {"title": "flashsale", "version": __version__, "description": ABOUT},
+        "info": {"title": "flashsale", "version": __version__, "description": ABOUT + WHO[identity]},
         "tags": [{"name": audience.value} for audience in Audience],
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": {"operator": {"type": "http", "scheme": "bearer"}}},
+        "components": {"schemas": components, "securitySchemes": {"operator": OPERATOR} | users},
     }
     return msgspec.json.encode(_plain(whole))
 
@@ -62,19 +77,37 @@ def _shapes(calls: Sequence[Call]) -> list[Any]:
     return list(found.values())
 
 
-def _operation(call: Call, schemas: dict[str, Any]) -> Json:
+def _operation(call: Call, schemas: dict[str, Any], identity: str) -> Json:
     operation: Json = {
         "tags": [call.audience.value],
         "summary": call.summary,
         "operationId": _operation_id(call),
-        "parameters": [*_path_params(call.path), *_params(call)],
-        "responses": {**_answers(call, schemas), **_errors(call)},
+        "parameters": [*_path_params(call.path), *_params(call, identity)],
+        "responses": {**_answers(call, schemas), **_errors(call, identity)},
     }
     if call.body is not None:
         operation["requestBody"] = {"required": True, "content": _json(schemas[repr(call.body)])}
-    if call.audience is Audience.OPERATORS:
-        operation["security"] = [{"operator": []}]
+    if security := _security(call, identity):
+        operation["security"] = security
     return operation
+
+
+def _security(call: Call, identity: str) -> list[Json]:
+    """Each entry is enough. Of roles a route needs any one."""
+    if call.private:
+        return [{"user": []}, {"operator": []}] if identity in USERS else []
+    if not call.roles:
+        return []
+    tokens = [{"user": [role]} for role in sorted(call.roles)] if identity == "jwt" else []
+    return [{"operator": []}, *tokens]
+
+
+def _unknown(call: Call, identity: str) -> tuple[Refusal, ...]:
+    """What is said to whoever is not known, or may not."""
+    known = identity in USERS
+    if call.roles:
+        return (Refusal.UNAUTHENTICATED, Refusal.ACCESS_DENIED) if known else (Refusal.UNAUTHENTICATED,)
+    return (Refusal.UNAUTHENTICATED, Refusal.NOT_FOUND) if call.private and known else ()
 
 
 def _operation_id(call: Call) -> str:
@@ -89,10 +122,11 @@ def _path_params(path: str) -> list[Json]:
     ]
 
 
-def _params(call: Call) -> list[Json]:
+def _params(call: Call, identity: str) -> list[Json]:
+    named = (USER,) if call.private and identity == "open" else ()
     return [
         {"name": each.name, "in": each.place, "description": each.description, "schema": each.schema}
-        for each in call.params
+        for each in (*named, *call.params)
     ]
 
 
@@ -111,12 +145,12 @@ def _answers(call: Call, schemas: dict[str, Any]) -> Json:
     return answers
 
 
-def _errors(call: Call) -> Json:
+def _errors(call: Call, identity: str) -> Json:
     """One entry for each status, telling the codes that share it."""
     if call.audience is Audience.OPERATIONS:
         return {}
     codes: defaultdict[str, list[str]] = defaultdict(list)
-    for refusal in sorted({*ALWAYS, *call.refusals}, key=list(Refusal).index):
+    for refusal in sorted({*ALWAYS, *call.refusals, *_unknown(call, identity)}, key=list(Refusal).index):
         codes[str(refusal.status)].append(refusal.code)
     if call.body is not None:
         codes["413"] = [Refusal.VALIDATION_FAILED.code]

@@ -124,6 +124,8 @@ class Operations:
             "gate": Part(gate, needed=False),
             "clock": Part(self._engine.clock.alarm or OK, needed=False),
         }
+        if self._engine.keys is not None:
+            parts["keys"] = Part(self._engine.keys.trouble or OK, needed=False)
         if self._engine.publishing is not None:
             parts["broker"] = Part(self._engine.publishing.trouble or OK, needed=False)
         if self._engine.queue_ends:

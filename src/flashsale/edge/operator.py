@@ -24,14 +24,13 @@ from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.sale import Sale, Switch
 from flashsale.edge import feed, schema, views
 from flashsale.edge.call import CURSOR_MAX, Ask, Audience, Call, Handler, Param, Refusing
+from flashsale.edge.identity import OPERATORS_ONLY, Role
 from flashsale.edge.sale_body import sale_draft
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import Answer, Header
 from flashsale.engine import Engine
 
 ADMIN = "/api/v1/admin"
-ACTOR = "operator"
-"""Who changes of the token's holder are journalled and audited as."""
 STALE = 0
 """A version that no sale has."""
 
@@ -51,7 +50,7 @@ class Operator:
         draft = sale_draft(await ask.body())
         if isinstance(draft, Refused):
             return draft
-        return await self._change(CreateSale(draft, ACTOR), 201)
+        return await self._change(CreateSale(draft, ask.who.actor), 201)
 
     async def sales(self, ask: Ask) -> Answer:
         stock = await self._engine.find(StockOf())
@@ -66,19 +65,20 @@ class Operator:
         if isinstance(draft, Refused):
             return draft
         sale = await self._found(ask)
-        return await self._change(EditSale(draft, _expected_version(ask.header(b"if-match"), sale), ACTOR))
+        version = _expected_version(ask.header(b"if-match"), sale)
+        return await self._change(EditSale(draft, version, ask.who.actor))
 
     async def delete(self, ask: Ask) -> Answer | Refused:
-        outcome = await self._engine.change_sale(DeleteSale(ask.params["saleId"], ACTOR))
+        outcome = await self._engine.change_sale(DeleteSale(ask.params["saleId"], ask.who.actor))
         return outcome if isinstance(outcome, Refused) else Answer(204, b"")
 
     async def switch(self, switch: Switch, ask: Ask) -> Answer | Refused:
         await ask.read_nothing()
-        return await self._change(SwitchSale(ask.params["saleId"], switch, ACTOR))
+        return await self._change(SwitchSale(ask.params["saleId"], switch, ask.who.actor))
 
     async def restock(self, ask: Ask) -> Answer | Refused:
         wish = await ask.read(schema.RestockBody)
-        restock = Restock(ask.params["saleId"], ask.params["skuId"], wish.quantity, wish.reason, ACTOR)
+        restock = Restock(ask.params["saleId"], ask.params["skuId"], wish.quantity, wish.reason, ask.who.actor)
         return await self._change(restock)
 
     async def ledger(self, ask: Ask) -> Answer:
@@ -187,7 +187,8 @@ def calls(engine: Engine) -> list[Call]:
               {200: schema.LedgerView}, none),
         _call("GET", sale + "/journal", "Every movement of stock", operator.journal, {200: schema.Journal}, none,
               params=(SKU, AFTER)),
-        _call("GET", sale + "/stats", "What a sale has come to", operator.stats, {200: schema.Stats}, none),
+        _call("GET", sale + "/stats", "What a sale has come to", operator.stats, {200: schema.Stats}, none,
+              roles=frozenset({Role.ANALYST, Role.OPERATOR})),
         _call("GET", "/events", "The event feed, in commit order", operator.events, {200: feed.Feed},
               params=(TOPIC, feed.AFTER), pruned=True),
         _call("GET", "/audit", "Who did what, when", operator.audit, {200: schema.Audit}, params=(feed.AFTER,)),
@@ -205,6 +206,10 @@ def _call(
     params: tuple[Param, ...] = (),
     etag: bool = False,
     pruned: bool = False,
+    roles: frozenset[Role] = OPERATORS_ONLY,
 ) -> Call:
-    who, refusals = Audience.OPERATORS, (R.UNAUTHENTICATED, *refusals)
-    return Call(method, ADMIN + path, who, summary, handle, answers, body, refusals, params, etag=etag, pruned=pruned)
+    who = Audience.OPERATORS
+    return Call(
+        method, ADMIN + path, who, summary, handle, answers, body, refusals, params, etag=etag, pruned=pruned,
+        roles=roles,
+    )  # fmt: skip

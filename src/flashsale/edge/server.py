@@ -22,7 +22,7 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from flashsale.edge.fast_lane import FastLane, Lane
 from flashsale.edge.guard import Guard
-from flashsale.edge.hot_routes import HotRoutes, Shop
+from flashsale.edge.hot_routes import Shop
 from flashsale.settings import Settings
 
 BACKLOG = 4096
@@ -54,7 +54,7 @@ class HttpServer(uvicorn.Server):
         self._shop = shop
         self.guard = Guard(settings)
         self._state = getattr(app, "state", None)
-        routes = HotRoutes(shop) if settings.fast_lane == "on" else None
+        routes = getattr(self._state, "hot", None) if settings.fast_lane == "on" else None
         super().__init__(_config(app, host, port, Lane(routes, self.guard, shop.clock), settings))
 
     @property

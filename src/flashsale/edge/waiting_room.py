@@ -19,8 +19,8 @@ from flashsale.core.sale import Sale
 from flashsale.core.wait_estimate import Reason
 from flashsale.core.waiting_room import Phase, Room, Standing
 from flashsale.edge import schema, views
-from flashsale.edge.buyer import API, USER
-from flashsale.edge.call import Ask, Audience, Call, Param, Refusing, Stream, caller, read
+from flashsale.edge.buyer import API
+from flashsale.edge.call import Ask, Audience, Call, Param, Refusing, Stream, buyer, caller, read
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import Answer, timestamp
 from flashsale.engine import Engine
@@ -110,10 +110,7 @@ class WaitingRoom:
     async def join(self, ask: Ask) -> Answer | Refused:
         body = await ask.body()
         named = read(body, JoinBody).user_id if body else None
-        user_id = caller(ask, named)
-        if user_id is None:
-            return invalid("userId", "is required, here or in header X-User-ID")
-        seen = await self._visiting.join(ask.params["saleId"], user_id)
+        seen = await self._visiting.join(ask.params["saleId"], buyer(ask, named).user_id)
         return seen if isinstance(seen, Refused) else views.json(shown(seen), 201)
 
     async def place(self, ask: Ask) -> Answer | Refused:
@@ -215,17 +212,19 @@ def calls(engine: Engine) -> list[Call]:
     joined = (R.NOT_FOUND, R.NOT_STARTED, R.ENDED)
     return [
         _call("POST", queue, "Join the waiting room; repeated: the same ticket", room.join, {201: Place}, joined,
-              (USER,), JoinBody),
-        _call("GET", ticket, "How far one has got", room.place, one, none, (USER, WAIT)),
-        _call("GET", ticket + "/events", "The same as server-sent events", room.events, {200: None}, none, (USER,)),
-        _call("DELETE", ticket, "Give the place up", room.leave, {204: None}, none, (USER,)),
+              (), JoinBody),
+        _call("GET", ticket, "How far one has got", room.place, one, none, (WAIT,)),
+        _call("GET", ticket + "/events", "The same as server-sent events", room.events, {200: None}, none),
+        _call("DELETE", ticket, "Give the place up", room.leave, {204: None}, none),
         _call("GET", "/sales/{saleId}/draw", "What makes the draw verifiable", room.draw, {200: Published}, none,
-              (AFTER,)),
+              (AFTER,), private=False),
     ]  # fmt: skip
 
 
 def _call(
     method: str, path: str, summary: str, handle: Any, answers: dict[int, Any], refusals: tuple[Refusal, ...],
-    params: tuple[Param, ...], body: type | None = None,
+    params: tuple[Param, ...] = (), body: type | None = None, private: bool = True,
 ) -> Call:  # fmt: skip
-    return Call(method, API + path, Audience.BUYERS, summary, handle, answers, body, refusals, params)
+    return Call(
+        method, API + path, Audience.BUYERS, summary, handle, answers, body, refusals, params, private=private
+    )

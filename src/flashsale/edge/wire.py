@@ -135,6 +135,8 @@ def error(
 ) -> Answer:
     """The error object under another status than the refusal's own (413, 405, ...)."""
     details = refused.details
+    if status == 401:
+        headers = (*headers, WHO_ARE_YOU)
     if status in _COME_BACK or "retryAfterSeconds" in details:
         headers = (*headers, (b"retry-after", b"%d" % max(1, details.get("retryAfterSeconds") or 1)))
     if refused.refusal is _RATE_LIMITED:
@@ -152,6 +154,7 @@ def refusal(refused: Refused, path: str, now_ms: int) -> Answer:
     return error(refused, path, now_ms, refused.refusal.status, refused.refusal.title)
 
 
+WHO_ARE_YOU: Header = (b"www-authenticate", b"Bearer")
 _OUR_OWN = frozenset({"retryAfterSeconds", "error"})
 """Details that are no client's: one is a header, the other is for the log and for dead letters."""
 _RATE_LIMITED = Refusal.RATE_LIMITED
@@ -248,8 +251,12 @@ class _Wish(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename="camel"
 _wish = msgspec.json.Decoder(_Wish).decode
 
 
-def parse_reserve(body: bytes, idempotency_key: bytes | None, user_header: bytes | None) -> ReserveCall | Refused:
-    """Reads POST /reservations. A user or key may come from body or header; where both are given they must agree."""
+def parse_reserve(
+    body: bytes, idempotency_key: bytes | None, user_header: bytes | None, caller: str | None = None
+) -> ReserveCall | Refused:
+    """Reads POST /reservations. A user or key may come from body or header; where both are given they must agree.
+
+    It is for the `caller` if it names nobody."""
     try:
         wish = _wish(body)
     except ValueError as trouble:
@@ -272,6 +279,8 @@ def parse_reserve(body: bytes, idempotency_key: bytes | None, user_header: bytes
     if body.count(b'"') != quotes and (twice := duplicate(body)):
         return twice
     said_user = user if user_header is None else user_header.decode("latin-1")
+    if said_user is None:
+        said_user = caller
     said_key = key if idempotency_key is None else idempotency_key.decode("latin-1")
     if (
         said_user is not None
