@@ -38,10 +38,10 @@ from flashsale.ports import (
     LedgerUnavailable,
     PaymentProvider,
     Queue,
-    TokenKeys,
     WholeLedger,
 )
 from flashsale.settings import Settings
+from flashsale.token_keys import TokenKeys
 
 try:
     from flashsale.backends import postgres as installed

@@ -50,10 +50,10 @@ from flashsale.ports import (
     Clock,
     Gate,
     PaymentProvider,
-    TokenKeys,
     WholeLedger,
 )
 from flashsale.settings import Settings
+from flashsale.token_keys import TokenKeys
 from flashsale.worker import CLOCK_SECONDS, ClockWatch, Loop, Worker, last_sweep
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from flashsale.backends.jwks import keys_in
 from flashsale.edge.identity import Caller, OperatorToken, Said
 from flashsale.edge.token import Claims, Jwt, OneSecret
-from flashsale.ports import TokenKeys, VerifyingKey
+from flashsale.token_keys import TokenKeys, VerifyingKey
 
 SECRET = "a-secret-of-32-bytes-at-the-least"
 ADMIN = "the-operators-token"

@@ -18,7 +18,7 @@ import jwt
 import msgspec
 import structlog
 
-from flashsale.ports import VerifyingKey
+from flashsale.token_keys import VerifyingKey
 
 FILE_SECONDS = 1.0
 """How often it is looked whether a file has changed."""

@@ -34,6 +34,7 @@ from flashsale.edge.call import (
     Stream,
     TooLarge,
     Vanished,
+    is_signed,
     path_of,
 )
 from flashsale.edge.door import Door
@@ -41,6 +42,7 @@ from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.identity import Caller, Role
 from flashsale.edge.metrics import Metrics, Slot
 from flashsale.edge.openapi import document
+from flashsale.edge.signature import Signatures, Signing
 from flashsale.edge.wire import Answer
 from flashsale.engine import Engine
 from flashsale.ports import LedgerUnavailable
@@ -79,7 +81,7 @@ def create_app(
     counted = Metrics(engine, operated, slot)
     state.metrics = counted
     calls += [*operations.calls(operated, pages), *metrics.calls(counted)]
-    pages.document = document(calls, engine.settings.identity)
+    pages.document = document(calls, engine.settings)
     return _app(engine, door, calls, state)
 
 
@@ -144,6 +146,7 @@ class _Desk:
 
     def __init__(self, engine: Engine, door: Door) -> None:
         self._door = door
+        self._signatures = Signatures(engine.settings.client_keys, engine.clock.now_ms)
         self._now_ms = engine.clock.now_ms
         self._counts = engine.counts
 
@@ -159,6 +162,8 @@ class _Desk:
         ask = Ask(scope, receive, body_max, self._door)
         TRACE_ID.set(_trace_id(scope))
         try:
+            if self._signatures.wanted and is_signed(call):
+                await self._look_at_signature(ask, call.method)
             if call.private or call.roles:
                 await ask.identify()
             if call.roles:
@@ -173,6 +178,13 @@ class _Desk:
             return self._error(scope, refused, 413, "Content Too Large")
         except Vanished:
             return None
+
+    async def _look_at_signature(self, ask: Ask, method: str) -> None:
+        """Raises Refusing."""
+        signing = Signing(ask.header(b"x-client-key"), ask.header(b"x-timestamp"), ask.header(b"x-signature"))
+        fault = self._signatures.fault(signing, method, ask.path, ask.raw_query, await ask.body())
+        if fault is not None:
+            raise Refusing(fault)
 
     def framework_refused(self, request: AnyRequest, trouble: HTTPException) -> Response[Any]:
         """An unknown path, a method that a path does not have, a malformed host."""

@@ -77,6 +77,7 @@ class Ask:
         self._scope = scope
         self._receive = receive
         self._body_max = body_max
+        self._received: bytes | None = None
         self.door = door
         self.known: Caller | Refused = UNKNOWN
         """Who asks, once `identify` has found out."""
@@ -163,8 +164,18 @@ class Ask:
             raise Refusing(invalid(name, "must be `next` of a page"))
         return int(long[1], 16)
 
+    @property
+    def raw_query(self) -> bytes:
+        """As it was sent."""
+        return self._scope["query_string"]
+
     async def body(self) -> bytes:
         """The raw body. Raises TooLarge and Vanished."""
+        if self._received is None:
+            self._received = await self._receive_body()
+        return self._received
+
+    async def _receive_body(self) -> bytes:
         announced = self.header(b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > self._body_max:
             raise TooLarge
@@ -245,6 +256,11 @@ class Call(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.audience is Audience.OPERATORS and not self.roles:
             raise ValueError(f"{self.method} {self.path}: who of the operators may?")
+
+
+def is_signed(call: Call) -> bool:
+    """Whether clients sign it, where they have to sign anything: whatever changes something for a buyer."""
+    return call.audience is Audience.BUYERS and call.method in ("POST", "PUT", "DELETE")
 
 
 def shown_cursor(cursor: int) -> int | str:

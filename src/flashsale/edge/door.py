@@ -6,8 +6,8 @@ from flashsale.core.visitor import Visitor
 from flashsale.edge.address import Addresses
 from flashsale.edge.identity import Caller, Gateway, Identity, Open, OperatorToken, Said
 from flashsale.edge.token import Claims, Jwt, OneSecret
-from flashsale.ports import TokenKeys
 from flashsale.settings import Settings
+from flashsale.token_keys import TokenKeys
 
 
 class Door:

@@ -58,9 +58,11 @@ class Remembered(NamedTuple):
 class Lane:
     """What the connections of one server share."""
 
-    def __init__(self, routes: HotRoutes | None, guard: Guard, clock: Clock) -> None:
+    def __init__(self, routes: HotRoutes | None, guard: Guard, clock: Clock, signed: bool = False) -> None:
         self.routes = routes
         """None: the fast lane is off. Limits and deadlines hold all the same."""
+        self.reserve_url = None if signed else _RESERVE_URL
+        """None: what must be signed goes to the app, which looks at signatures."""
         self.guard = guard
         self.now_ms = clock.now_ms
         answers = routes.counts.answers if routes is not None else Counts().answers
@@ -185,7 +187,7 @@ class FastLane(Connection):
             return 0
         method = parser.get_method()
         if method == b"POST":
-            return RESERVE if url == _RESERVE_URL else 0
+            return RESERVE if url == self.lane.reserve_url else 0
         if method != b"GET" or length >= 0:
             return 0
         if found := _AVAILABILITY_URL(url):

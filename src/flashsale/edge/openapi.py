@@ -6,7 +6,7 @@ tells no more and no less than the server does.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,8 @@ import msgspec
 from flashsale import __version__
 from flashsale.core.refusal import Refusal
 from flashsale.edge import schema
-from flashsale.edge.call import Audience, Call, Param
+from flashsale.edge.call import Audience, Call, Param, is_signed
+from flashsale.settings import Settings
 
 Json = dict[str, Any]
 
@@ -36,6 +37,11 @@ USERS: dict[str, Json] = {
     "jwt": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
 }
 """How users are known, where they are."""
+SIGNING = (
+    Param("X-Client-Key", "The client's key, by its name", {"type": "string"}, "header"),
+    Param("X-Timestamp", "Now, in seconds since 1970", {"type": "string", "pattern": "^[0-9]{1,12}$"}, "header"),
+    Param("X-Signature", "HMAC-SHA256, in hex", {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "header"),
+)
 USER = Param("X-User-ID", "Who is asking", {"type": "string", "pattern": schema.USER}, "header")
 
 PATH: dict[str, Json] = {
@@ -48,15 +54,16 @@ MADE_HERE: Json = {"type": "string", "minLength": 1}
 ALWAYS = (Refusal.VALIDATION_FAILED, Refusal.UNAVAILABLE)
 
 
-def document(calls: Iterable[Call], identity: str) -> bytes:
-    """For a server with this identity."""
+def document(calls: Iterable[Call], settings: Settings) -> bytes:
+    """For a server with these settings."""
+    identity = settings.identity
     shown = [call for call in calls if call.answers]
     shapes = _shapes(shown)
     names, components = msgspec.json.schema_components(shapes, ref_template=REF)
     schemas = dict(zip(map(repr, shapes), names, strict=True))
     paths: defaultdict[str, Json] = defaultdict(dict)
     for call in shown:
-        paths[call.path][call.method.lower()] = _operation(call, schemas, identity)
+        paths[call.path][call.method.lower()] = _operation(call, schemas, settings)
     users = {"user": USERS[identity]} if identity in USERS else {}
     whole = {
         "openapi": "3.1.0",
@@ -77,17 +84,17 @@ def _shapes(calls: Sequence[Call]) -> list[Any]:
     return list(found.values())
 
 
-def _operation(call: Call, schemas: dict[str, Any], identity: str) -> Json:
+def _operation(call: Call, schemas: dict[str, Any], settings: Settings) -> Json:
     operation: Json = {
         "tags": [call.audience.value],
         "summary": call.summary,
         "operationId": _operation_id(call),
-        "parameters": [*_path_params(call.path), *_params(call, identity)],
-        "responses": {**_answers(call, schemas), **_errors(call, identity)},
+        "parameters": [*_path_params(call.path), *_params(call, settings)],
+        "responses": {**_answers(call, schemas), **_errors(call, settings)},
     }
     if call.body is not None:
         operation["requestBody"] = {"required": True, "content": _json(schemas[repr(call.body)])}
-    if security := _security(call, identity):
+    if security := _security(call, settings.identity):
         operation["security"] = security
     return operation
 
@@ -102,12 +109,19 @@ def _security(call: Call, identity: str) -> list[Json]:
     return [{"operator": []}, *tokens]
 
 
-def _unknown(call: Call, identity: str) -> tuple[Refusal, ...]:
+def _unknown(call: Call, settings: Settings) -> Iterator[Refusal]:
     """What is said to whoever is not known, or may not."""
-    known = identity in USERS
-    if call.roles:
-        return (Refusal.UNAUTHENTICATED, Refusal.ACCESS_DENIED) if known else (Refusal.UNAUTHENTICATED,)
-    return (Refusal.UNAUTHENTICATED, Refusal.NOT_FOUND) if call.private and known else ()
+    users = settings.identity in USERS
+    if call.roles or (call.private and users) or _is_signed(call, settings):
+        yield Refusal.UNAUTHENTICATED
+    if call.roles and users:
+        yield Refusal.ACCESS_DENIED
+    if call.private and users:
+        yield Refusal.NOT_FOUND
+
+
+def _is_signed(call: Call, settings: Settings) -> bool:
+    return bool(settings.client_keys) and is_signed(call)
 
 
 def _operation_id(call: Call) -> str:
@@ -122,11 +136,12 @@ def _path_params(path: str) -> list[Json]:
     ]
 
 
-def _params(call: Call, identity: str) -> list[Json]:
-    named = (USER,) if call.private and identity == "open" else ()
+def _params(call: Call, settings: Settings) -> list[Json]:
+    named = (USER,) if call.private and settings.identity == "open" else ()
+    signing = SIGNING if _is_signed(call, settings) else ()
     return [
         {"name": each.name, "in": each.place, "description": each.description, "schema": each.schema}
-        for each in (*named, *call.params)
+        for each in (*named, *signing, *call.params)
     ]
 
 
@@ -145,12 +160,12 @@ def _answers(call: Call, schemas: dict[str, Any]) -> Json:
     return answers
 
 
-def _errors(call: Call, identity: str) -> Json:
+def _errors(call: Call, settings: Settings) -> Json:
     """One entry for each status, telling the codes that share it."""
     if call.audience is Audience.OPERATIONS:
         return {}
     codes: defaultdict[str, list[str]] = defaultdict(list)
-    for refusal in sorted({*ALWAYS, *call.refusals, *_unknown(call, identity)}, key=list(Refusal).index):
+    for refusal in sorted({*ALWAYS, *call.refusals, *_unknown(call, settings)}, key=list(Refusal).index):
         codes[str(refusal.status)].append(refusal.code)
     if call.body is not None:
         codes["413"] = [Refusal.VALIDATION_FAILED.code]

@@ -55,7 +55,9 @@ class HttpServer(uvicorn.Server):
         self.guard = Guard(settings)
         self._state = getattr(app, "state", None)
         routes = getattr(self._state, "hot", None) if settings.fast_lane == "on" else None
-        super().__init__(_config(app, host, port, Lane(routes, self.guard, shop.clock), settings))
+        super().__init__(
+            _config(app, host, port, Lane(routes, self.guard, shop.clock, bool(settings.client_keys)), settings)
+        )
 
     @property
     def port(self) -> int:

@@ -21,7 +21,7 @@ from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.request import Priority
 from flashsale.edge.identity import LATER, OPERATOR, Caller, OperatorToken, Role, Said, bearer, unknown
 from flashsale.edge.wire import USER_FORM, is_user
-from flashsale.ports import TokenKeys, VerifyingKey
+from flashsale.token_keys import TokenKeys, VerifyingKey
 
 TOKEN_MAX = 8192
 """Bytes of a token."""
