@@ -225,6 +225,4 @@ def _call(
     method: str, path: str, summary: str, handle: Any, answers: dict[int, Any], refusals: tuple[Refusal, ...],
     params: tuple[Param, ...] = (), body: type | None = None, private: bool = True,
 ) -> Call:  # fmt: skip
-    return Call(
-        method, API + path, Audience.BUYERS, summary, handle, answers, body, refusals, params, private=private
-    )
+    return Call(method, API + path, Audience.BUYERS, summary, handle, answers, body, refusals, params, private=private)
