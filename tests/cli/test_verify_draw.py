@@ -5,11 +5,15 @@ such files must be able to verify them with any later version.
 """
 
 import json
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import httpx
 import msgspec
 import pytest
-from cli.program import Finished, run
+from cli.program import PATIENCE_SECONDS, Finished, run
 from core.published import a_shop, changed, paged
 
 from flashsale.core.draw import Published
@@ -157,3 +161,36 @@ def test_files_that_are_not_there_or_empty_are_named(tmp_path):
     refused = verify(DRAWN, "--receipt", "empty.txt", cwd=tmp_path)
     assert refused.code == 2
     assert "empty.txt: holds no receipt" in refused.err
+
+
+# -- The draw of a server
+
+
+def fetched(url: str, **query: object) -> dict[str, Any]:
+    answer = httpx.get(url, params=query)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_server_s_draw_is_proven_with_the_receipts_that_it_gave(server, tmp_path):
+    starts_at = datetime.now(UTC) + timedelta(seconds=2)
+    product = {"skuId": "DRAWN", "name": "Drawn", "flashSalePrice": 1, "stock": 3}
+    room = {"enabled": True, "prequeueSeconds": 60}
+    sale = {"id": "drawn", "name": "Drawn", "startsAt": starts_at.isoformat(), "waitingRoom": room}
+    file = saved(tmp_path / "sale.json", json.dumps(sale | {"products": [product]}))
+    created = run("sale", "create", file, "--url", server.url, "--data", server.data, cwd=tmp_path)
+    assert created.code == 0, created.said
+    joins = [httpx.post(f"{server.url}/api/v1/sales/drawn/queue", json={"userId": f"u{each}"}) for each in range(20)]
+    receipts = saved(tmp_path / "receipts.txt", "\n".join(join.json()["receipt"] for join in joins))
+    url = f"{server.url}/api/v1/sales/drawn/draw"
+    earlier = saved(tmp_path / "open.json", json.dumps(fetched(url)))
+    assert verify(earlier, "--receipt", receipts, cwd=tmp_path).code == 1
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (told := fetched(url))["state"] != "DRAWN":
+        assert time.monotonic() < deadline, told
+        time.sleep(0.05)
+    assert told["entrants"] == 20
+    file = saved(tmp_path / "drawn.json", json.dumps(told))
+    shown = verify(file, "--receipt", receipts, "--earlier", earlier, cwd=tmp_path)
+    assert shown.code == 0, shown.said
+    assert "Proven: the order of all 20" in shown.said

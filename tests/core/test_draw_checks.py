@@ -60,6 +60,10 @@ def test_before_it_is_drawn_nothing_speaks_against_it_and_nothing_is_proven():
         assert not proven(shop.published(state))
 
 
+def test_between_the_close_and_the_root_nothing_speaks_against_it():
+    assert failed(verdict(changed(a_shop(5).published("CLOSED"), root=None))) == set()
+
+
 # -- Something in the document was changed: it does not fit the rest
 
 A_FRIEND = "ab" * 32

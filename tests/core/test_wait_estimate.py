@@ -225,6 +225,10 @@ def test_before_anything_is_measured_the_configured_rate_and_the_bucket_count():
     assert estimate(pace, 99, START_MS).likely_seconds == 0
 
 
+def test_a_pace_that_has_seen_nothing_yet_does_not_speak_of_a_pause():
+    assert estimate(Pace(10.0, 100), 99, START_MS) == Estimate(5, 10, 20, Reason.STARTING)
+
+
 def test_a_line_in_which_nobody_waits_is_not_paused_and_teaches_nothing():
     pace = Pace(10.0)
     after(pace, 60, 10)
@@ -286,7 +290,6 @@ def test_a_pace_is_above_0(rate):
 
 def test_before_the_draw_every_place_is_as_likely_as_any_other():
     pace = Pace(10.0, 100)
-    pace.look(START_MS, 0)
     told = estimate_before_draw(pace, 1100, START_MS + 60_000, START_MS)
     assert told == Estimate(60, 110, 195, Reason.BEFORE_START)
     assert estimate_before_draw(pace, 1100, START_MS, START_MS + 1).low_seconds == 0

@@ -118,7 +118,7 @@ def _commitment(facts: Published, _hashes: Sequence[bytes], _drawn: Sequence[int
 def _root(facts: Published, hashes: Sequence[bytes], _drawn: Sequence[int]) -> Check:
     name = "root"
     if facts.root is None and facts.entrants != 0:
-        return _not_yet(name, facts, "CLOSED")
+        return _not_yet(name, facts, "DRAWN")
     if facts.state != "DRAWN" and not hashes:
         return Check(name, Outcome.NOT_YET, "It is published; the entrants' hashes are, with the draw")
     if facts.root is not None and merkle_root(hashes).hex() != facts.root:

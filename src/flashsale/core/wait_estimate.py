@@ -117,7 +117,7 @@ class Pace(msgspec.Struct):
         self._settle(now_ms)
 
     def stands_still(self, now_ms: int) -> bool:
-        return now_ms - self.moved_ms > self._pause_ms()
+        return self.head >= 0 and now_ms - self.moved_ms > self._pause_ms()
 
     def _move(self, now_ms: int, moved: int) -> None:
         paused, gap = self.stands_still(now_ms), (now_ms - self.moved_ms) / 1000
@@ -182,7 +182,7 @@ def estimate(pace: Pace, ahead: int, now_ms: int) -> Estimate:
 def estimate_before_draw(pace: Pace, entrants: int, starts_at_ms: int, now_ms: int) -> Estimate:
     """The wait of somebody who takes part in a draw: each of the places is as likely as any other."""
     start = max(0, starts_at_ms - now_ms) / 1000
-    line = max(0, entrants - pace.saved) / pace.told_per_second
+    line = max(0, entrants - pace.burst) / pace.told_per_second
     return Estimate(math.floor(start), math.ceil(start + line / 2), math.ceil(start + 1.35 * line), Reason.BEFORE_START)
 
 
