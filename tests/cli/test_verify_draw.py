@@ -5,6 +5,9 @@ such files must be able to verify them with any later version.
 """
 
 import json
+import re
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -194,3 +197,22 @@ def test_a_server_s_draw_is_proven_with_the_receipts_that_it_gave(server, tmp_pa
     shown = verify(file, "--receipt", receipts, "--earlier", earlier, cwd=tmp_path)
     assert shown.code == 0, shown.said
     assert "Proven: the order of all 20" in shown.said
+
+
+# -- The document about it
+
+FAIRNESS = (Path(__file__).parents[2] / "docs" / "waiting-room-fairness.md").read_text()
+
+
+def test_the_program_in_the_document_finds_the_same_order(tmp_path):
+    program = saved(tmp_path / "check.py", re.search(r"```python\n(.*?)```", FAIRNESS, re.DOTALL)[1])
+    done = subprocess.run([sys.executable, program, DRAWN], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{json.loads(DRAWN.read_text())['order']} True True True\n"
+
+
+def test_the_command_in_the_document_proves_a_draw(tmp_path):
+    command = re.search(r"^flashsale (verify-draw .*)$", FAIRNESS, re.MULTILINE)[1]
+    for name, path in {"drawn.json": DRAWN, "before.json": OPEN, "my-receipt.txt": RECEIPTS}.items():
+        saved(tmp_path / name, path.read_text())
+    shown = run(*command.split(), cwd=tmp_path)
+    assert shown.code == 0, shown.said
