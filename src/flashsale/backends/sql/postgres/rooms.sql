@@ -24,7 +24,8 @@ SELECT t.sale_id, t.number, t.user_id, t.at_ms, t.told_ms, t.pass_until_ms, t.ha
 FROM unnest($2::text[]) AS a(user_id)
 CROSS JOIN LATERAL (
     SELECT t.*, EXISTS (SELECT 1 FROM spent_pass AS p WHERE p.sale_id = t.sale_id AND p.number = t.number) AS spent
-    FROM ticket AS t WHERE t.sale_id = $1 AND t.user_id = a.user_id ORDER BY t.number DESC LIMIT 1
+    FROM (SELECT * FROM ticket WHERE sale_id = $1 AND user_id = a.user_id OFFSET 0) AS t
+    ORDER BY t.number DESC LIMIT 1
 ) AS t;
 
 -- name: tickets

@@ -14,11 +14,12 @@ VALUES (?1, ?2, 0, 0, 'OPEN', 0, 0, 0) ON CONFLICT DO NOTHING;
 UPDATE room SET arrivals = ?2, entrants = ?3, phase = ?4, root = ?5, head = ?6, full_at_us = ?7, sold_out = ?8
 WHERE sale_id = ?1;
 
--- The newest ticket of a user.
+-- The newest ticket of a user. Without the index's name the planner goes through all tickets from the newest on, because
+-- they come in the order that is asked for: measured, 152 joins a second at 100,000 tickets.
 
 -- name: ticket_of_user
 SELECT t.sale_id, t.number, t.user_id, t.at_ms, t.told_ms, t.pass_until_ms, t.has_left, p.number IS NOT NULL
-FROM ticket AS t LEFT JOIN spent_pass AS p ON p.sale_id = t.sale_id AND p.number = t.number
+FROM ticket AS t INDEXED BY ticket_user LEFT JOIN spent_pass AS p ON p.sale_id = t.sale_id AND p.number = t.number
 WHERE t.sale_id = ?1 AND t.user_id = ?2 ORDER BY t.number DESC LIMIT 1;
 
 -- name: tickets
