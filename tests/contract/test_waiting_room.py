@@ -427,3 +427,12 @@ async def test_what_is_asked_of_a_room_that_is_not_there_is_nothing(hall):
     assert await hall.ledger.find(AdmissionOf("nowhere", OPENING_MS)) is None
     assert await hall.ledger.find(DrawnOrder("sale")) == b""
     assert (await hall.ledger.find(FindTickets("sale", (7,))))[1] == []
+
+
+async def test_the_pace_is_kept_with_the_turn_that_tells_it(hall):
+    await hall.begin()
+    await hall.numbers("ann", "bob")
+    await hall.ledger.admit(Turn("sale", (), (Called(1, 1, True),), b"a pace"))
+    assert (await hall.room()).pace == b"a pace"
+    await hall.call(2)
+    assert (await hall.room()).pace == b"a pace"

@@ -59,6 +59,8 @@ class Room(msgspec.Struct, array_like=True):
     """Of the token bucket (`core/rate_limit.py`)."""
     sold_out: bool = False
     """Whether it was, at any time."""
+    pace: bytes | None = None
+    """How fast the head rises, as whoever lets people in has measured it (`core/wait_estimate.py`)."""
 
 
 class Ticket(msgspec.Struct, array_like=True):
@@ -263,6 +265,8 @@ class Turn(NamedTuple):
     """Numbers of tickets that were passed over and are back, in the order of their places."""
     line: tuple[Called, ...]
     """The places behind the head, in order."""
+    pace: bytes | None = None
+    """What is to be told of the pace from now on."""
 
     @property
     def numbers(self) -> list[int]:

@@ -14,6 +14,7 @@ import asyncio
 from array import array
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
 from flashsale.core.draw import merkle_root, order, ticket_hash
@@ -21,7 +22,7 @@ from flashsale.core.passes import new_ticket
 from flashsale.core.questions import AdmissionOf, EntrantsOf
 from flashsale.core.sale import Sale, SaleState, state_at
 from flashsale.core.signs import Signs
-from flashsale.core.wait_estimate import came_true
+from flashsale.core.wait_estimate import Pace, came_true
 from flashsale.core.waiting_room import (
     ADMIT_MAX,
     Called,
@@ -38,7 +39,7 @@ from flashsale.core.waiting_room import (
 )
 from flashsale.counts import Counts
 from flashsale.flow.lease import Turn as LeaseTurn
-from flashsale.flow.rooms import Picture, RoomsSeen
+from flashsale.flow.rooms import Picture, RoomsSeen, pace_of
 from flashsale.ports import Clock, Gate, GateAway, WholeLedger
 
 LEASE = "admit"
@@ -46,6 +47,8 @@ TICK_SECONDS = 0.1
 ROUNDS_MAX = 8
 """Steps in one tick for one room, while all of those whose turn it is have gone."""
 PAGE = 10_000
+ROOT_TOLD_MS = 1_000
+"""How long the root is told before the seed: whoever watches can note it, and nobody is added after that."""
 
 log = structlog.get_logger("flashsale.admit")
 
@@ -71,12 +74,16 @@ class Admitting:
         self._counts = counts
         self._grace_ms = grace_ms
         self._entrants: dict[str, Entrants] = {}
+        self._rooted_ms: dict[str, int] = {}
+        self._paces: dict[str, Pace] = {}
+        """Measured here, and told in the ledger: only who lets people in sees how fast it goes."""
         self._done: dict[str, list[int]] = {}
         """Of those who were back: they need not be told of again."""
 
     async def admit(self) -> int:
         """A tick. Returns how many were let in."""
         if not self._rooms.pictures or not await self._turn.held():
+            self._paces.clear()
             return 0
         return sum([await self._room(sale_id, picture) for sale_id, picture in [*self._rooms.pictures.items()]])
 
@@ -106,10 +113,14 @@ class Admitting:
         self._entrants[sale.sale_id] = entrants
         if room.phase is Phase.CLOSED:
             await self._step(sale, Rooted(entrants.root))
+            self._rooted_ms[sale.sale_id] = self._clock.now_ms()
+            return
+        if self._clock.now_ms() < self._rooted_ms.setdefault(sale.sale_id, self._clock.now_ms()) + ROOT_TOLD_MS:
             return
         drawn = await asyncio.to_thread(order, room.seed, entrants.root, entrants.hashes)
         await self._step(sale, Drawn(array("I", drawn).tobytes()))
         self._entrants.pop(sale.sale_id)
+        self._rooted_ms.pop(sale.sale_id)
         log.info("a draw is over", sale=sale.sale_id, entrants=len(entrants.hashes), root=entrants.root.hex())
 
     async def _step(self, sale: Sale, step: DrawStep) -> None:
@@ -134,6 +145,7 @@ class Admitting:
         if found is None:
             return None
         room, figures = found
+        pace = self._measured(sale, room, figures)
         allowed = allowance(sale, room, figures, self._clock.now_ms())
         if not allowed and not _newly_sold_out(room, figures):
             return None
@@ -142,10 +154,20 @@ class Admitting:
         if signs is None or (not numbers and not signs.back and allowed):
             return None
         line = tuple(Called(place, number, alive) for (place, number), alive in zip(numbers, signs.alive, strict=True))
-        turned = await self._ledger.admit(Turn(sale_id, tuple(signs.back), line))
+        turned = await self._ledger.admit(Turn(sale_id, tuple(signs.back), line, msgspec.json.encode(pace)))
         self._done[sale_id] = signs.back
         self._count(sale, room, picture, turned.admitted)
         return len(turned.admitted) if turned.passed_over and len(turned.admitted) < allowed else None
+
+    def _measured(self, sale: Sale, room: Room, figures: Figures) -> Pace:
+        """The pace, with what the head has done until now. Where nobody could be let in there is nothing to measure."""
+        pace = self._paces.get(sale.sale_id)
+        if pace is None:
+            pace = self._paces[sale.sale_id] = pace_of(sale, room)
+        now_ms = self._clock.now_ms()
+        if figures.available > 0 and state_at(sale, now_ms) is SaleState.ACTIVE:
+            pace.look(now_ms, room.head, room.arrivals)
+        return pace
 
     def _next(self, picture: Picture, room: Room, allowed: int) -> list[tuple[int, int]]:
         """The places whose turn is next, with their tickets: more than are allowed, because some will have gone."""
@@ -168,8 +190,9 @@ class Admitting:
         for ticket in admitted:
             told_ms, since_ms = ticket.told_ms, ticket.at_ms
             if ticket.number <= room.entrants and sale.waiting_room is not None and sale.starts_at_ms is not None:
-                place = picture.place_of(ticket.number) or 0
-                told_ms, since_ms = int(place / sale.waiting_room.admit_per_second * 1000), sale.starts_at_ms
+                place, terms = picture.place_of(ticket.number) or 0, sale.waiting_room
+                told_ms = int(max(0, place - terms.burst) / terms.admit_per_second * 1000)
+                since_ms = sale.starts_at_ms
             if told_ms is not None:
                 self._counts.waits[came_true(told_ms / 1000, (now_ms - since_ms) / 1000)] += 1
 

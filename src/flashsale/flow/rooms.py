@@ -12,8 +12,10 @@ from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 
+import msgspec
+
 from flashsale.core.questions import DrawnOrder, FindRooms
-from flashsale.core.sale import RoomTerms, Sale, SaleState, state_at
+from flashsale.core.sale import RoomTerms, Sale, state_at
 from flashsale.core.wait_estimate import Pace
 from flashsale.core.waiting_room import Phase, Room
 from flashsale.flow.storefront import Storefront
@@ -42,8 +44,8 @@ class Picture:
 
     def __init__(self, sale: Sale, room: Room) -> None:
         self.room = room
-        terms = sale.waiting_room or RoomTerms()
-        self.pace = Pace(terms.admit_per_second, terms.burst)
+        """As it was last read."""
+        self.pace = pace_of(sale, room)
         self.drawing: Drawing | None = None
         self.mood: tuple[object, ...] = ()
         """What concerns everybody: when it changes, all who hold the line are told."""
@@ -124,11 +126,11 @@ class RoomsSeen:
         if picture is None or picture.room.seed != room.seed:
             picture = self.pictures[sale.sale_id] = Picture(sale, room)
         if _goes_on(picture.room, room):
+            if room.pace != picture.room.pace:
+                picture.pace = pace_of(sale, room)
             picture.room = room
         now_ms = self._clock.now_ms()
         state, sold_out = state_at(sale, now_ms), self.available(sale) <= 0
-        if state is SaleState.ACTIVE and room.phase is Phase.DRAWN and not sold_out:
-            picture.pace.look(now_ms, picture.room.head, picture.room.arrivals)
         if room.phase is Phase.DRAWN and room.entrants and picture.drawing is None:
             await self._draw(picture)
         picture.wake((state, sold_out, picture.room.phase))
@@ -139,6 +141,14 @@ class RoomsSeen:
             if picture.drawing is None:
                 numbers = await self._ledger.find(DrawnOrder(picture.room.sale_id))
                 picture.drawing = await asyncio.to_thread(Drawing, numbers)
+
+
+def pace_of(sale: Sale, room: Room) -> Pace:
+    """As the ledger has it; before anybody has measured it, as its terms say."""
+    if room.pace is not None:
+        return msgspec.json.decode(room.pace, type=Pace)
+    terms = sale.waiting_room or RoomTerms()
+    return Pace(terms.admit_per_second, terms.burst)
 
 
 def _goes_on(before: Room, room: Room) -> bool:

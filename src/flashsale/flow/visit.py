@@ -17,7 +17,7 @@ from flashsale.core.draw import Receipt, commitment, ticket_hash
 from flashsale.core.passes import NoPass, Pass, new_pass, new_ticket, read_pass, read_ticket
 from flashsale.core.questions import FindTickets
 from flashsale.core.refusal import Refused, not_found
-from flashsale.core.sale import Sale
+from flashsale.core.sale import Sale, SaleState, state_at
 from flashsale.core.signs import NUMBER_MAX, Back
 from flashsale.core.stock import Attempt, pass_required
 from flashsale.core.visitor import Visitor
@@ -44,7 +44,8 @@ SIGNS_SECONDS = 1.0
 SIGNS_MAX = 1_000_000
 """Tickets heard of since the gate was last told."""
 ECHO_MAX = 64
-PASS_TEXT_MAX = 128
+NEW_MS = 5_000
+ACTIVE = SaleState.ACTIVE
 
 
 class Seen(NamedTuple):
@@ -187,6 +188,8 @@ class Visiting:
         place = picture.place_of(ticket.number)
         before = ahead(room, place) if place is not None and how in (Standing.WAITING, Standing.SOLD_OUT) else None
         wait = self._wait(sale, picture, how, before, now_ms)
+        if wait is not None and before == 0 and now_ms - ticket.at_ms < NEW_MS and state_at(sale, now_ms) is ACTIVE:
+            wait = wait._replace(reason=None)  # nobody waited before him: the line did not stand still, it was empty
         likely = wait.likely_seconds if wait is not None else None
         poll = poll_after_seconds(sale, room, how, ticket.number, likely, now_ms)
         if place is not None and place <= room.head and waits(ticket) and how is Standing.WAITING:

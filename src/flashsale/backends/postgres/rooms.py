@@ -48,7 +48,7 @@ async def _locked(db: Connection, clock: Clock, sale_id: str) -> tuple[Room | No
 
 async def _put(db: Connection, room: Room) -> None:
     values = (room.arrivals, room.entrants, room.phase, room.root, room.head, room.full_at_us, room.sold_out)
-    await db.execute(SQL["put_room"], room.sale_id, *values)
+    await db.execute(SQL["put_room"], room.sale_id, *values, room.pace)
 
 
 async def join(
@@ -101,6 +101,7 @@ async def admit(clock: Clock, sales: Mapping[str, Sale], turn: Turn, db: Connect
     known = {each.number: each for each in await _tickets(db, turn.sale_id, turn.numbers)}
     before = msgspec.structs.asdict(room)
     turned = waiting_room.admit(sale, room, figures, *turn.of(known), now_ms)
+    room.pace = turn.pace or room.pace
     if turned.admitted:
         numbers, until_ms = [each.number for each in turned.admitted], turned.admitted[0].pass_until_ms
         if len(await db.fetch(SQL["let_in"], turn.sale_id, numbers, until_ms)) != len(numbers):

@@ -48,7 +48,7 @@ def _put(desk: Desk, room: Room) -> None:
     desk.wrote = True
     desk.db.execute(SQL["put_room"], (
         room.sale_id, room.arrivals, room.entrants, room.phase.value, room.root, room.head, room.full_at_us,
-        room.sold_out,
+        room.sold_out, room.pace,
     ))  # fmt: skip
 
 
@@ -110,6 +110,7 @@ def admit(desk: Desk, turn: Turn) -> Turned:
     known = {each.number: each for each in _tickets(desk.db, turn.sale_id, turn.numbers)}
     before = msgspec.structs.asdict(room)
     turned = waiting_room.admit(sale, room, figures, *turn.of(known), now_ms)
+    room.pace = turn.pace or room.pace
     for ticket in turned.admitted:
         if not desk.db.execute(SQL["let_in"], (turn.sale_id, ticket.number, ticket.pass_until_ms)).fetchall():
             raise RowChanged(f"ticket {ticket.number} of {turn.sale_id} no longer waits")

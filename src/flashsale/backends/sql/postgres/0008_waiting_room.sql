@@ -9,7 +9,8 @@ CREATE TABLE room (
     root       bytea CHECK (length(root) = 32),
     head       bigint NOT NULL CHECK (head BETWEEN 0 AND arrivals),
     full_at_us double precision NOT NULL,
-    sold_out   boolean NOT NULL
+    sold_out   boolean NOT NULL,
+    pace       bytea
 ) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
 CREATE TABLE ticket (

@@ -4,17 +4,18 @@
 SELECT pg_advisory_xact_lock(hashtextextended('room ' || $1::text, 0)), floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint;
 
 -- name: room
-SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out FROM room WHERE sale_id = $1;
+SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace FROM room WHERE sale_id = $1;
 
 -- name: rooms
-SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out FROM room ORDER BY sale_id;
+SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace FROM room ORDER BY sale_id;
 
 -- name: open_room
 INSERT INTO room (sale_id, seed, arrivals, entrants, phase, head, full_at_us, sold_out)
 VALUES ($1, $2, 0, 0, 'OPEN', 0, 0, false) ON CONFLICT DO NOTHING;
 
 -- name: put_room
-UPDATE room SET arrivals = $2, entrants = $3, phase = $4, root = $5, head = $6, full_at_us = $7, sold_out = $8
+UPDATE room SET arrivals = $2, entrants = $3, phase = $4, root = $5, head = $6, full_at_us = $7, sold_out = $8,
+    pace = $9
 WHERE sale_id = $1;
 
 -- The newest ticket of each user.

@@ -9,7 +9,8 @@ CREATE TABLE room (
     root       BLOB CHECK (length(root) = 32),
     head       INTEGER NOT NULL CHECK (head BETWEEN 0 AND arrivals),
     full_at_us REAL NOT NULL,
-    sold_out   INTEGER NOT NULL CHECK (sold_out IN (0, 1))
+    sold_out   INTEGER NOT NULL CHECK (sold_out IN (0, 1)),
+    pace       BLOB
 ) STRICT, WITHOUT ROWID;
 
 -- Numbers rise, so tickets are appended; those of one user are found by the index.

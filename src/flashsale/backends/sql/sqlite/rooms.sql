@@ -1,17 +1,18 @@
 -- Waiting rooms. Numbers to look up come in as one JSON array.
 
 -- name: room
-SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out FROM room WHERE sale_id = ?1;
+SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace FROM room WHERE sale_id = ?1;
 
 -- name: rooms
-SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out FROM room ORDER BY sale_id;
+SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace FROM room ORDER BY sale_id;
 
 -- name: open_room
 INSERT INTO room (sale_id, seed, arrivals, entrants, phase, head, full_at_us, sold_out)
 VALUES (?1, ?2, 0, 0, 'OPEN', 0, 0, 0) ON CONFLICT DO NOTHING;
 
 -- name: put_room
-UPDATE room SET arrivals = ?2, entrants = ?3, phase = ?4, root = ?5, head = ?6, full_at_us = ?7, sold_out = ?8
+UPDATE room SET arrivals = ?2, entrants = ?3, phase = ?4, root = ?5, head = ?6, full_at_us = ?7, sold_out = ?8,
+    pace = ?9
 WHERE sale_id = ?1;
 
 -- The newest ticket of a user. Without the index's name the planner goes through all tickets from the newest on, because

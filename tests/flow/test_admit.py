@@ -1,0 +1,261 @@
+"""Letting people in, with a clock in hand: the draw and its crashes, turns, who has gone and who is back."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from contract.ledgers import HandClock, Shop, sqlite
+from core.shop import OPENING_MS, a_draft, a_product, a_sale
+
+from flashsale.backends.memory import MemoryGate
+from flashsale.core.catalogue import CreateSale
+from flashsale.core.draw import merkle_root, order
+from flashsale.core.questions import DrawnOrder, EntrantsOf, FindRooms
+from flashsale.core.sale import RoomTerms
+from flashsale.core.signs import PAUSE_MS
+from flashsale.core.wait_estimate import Reason
+from flashsale.core.waiting_room import Phase, Room, Standing
+from flashsale.counts import Counts
+from flashsale.flow.admit import ROOT_TOLD_MS, Admitting, hashes_of
+from flashsale.flow.lease import Always, Never
+from flashsale.flow.rooms import RoomsSeen
+from flashsale.flow.storefront import Storefront
+from flashsale.flow.visit import Seen, Visiting
+from flashsale.ports import GateAway
+
+START_MS = OPENING_MS + 60_000
+GRACE_MS = 30_000
+TERMS = RoomTerms(admit_per_second=1, burst=1, pass_seconds=600, prequeue_seconds=120)
+
+
+class LostGate(MemoryGate):
+    """One that can be away."""
+
+    away = False
+
+    async def ask_signs(self, *asked, **more):
+        if self.away:
+            raise GateAway("it was unplugged")
+        return await super().ask_signs(*asked, **more)
+
+    async def tell_signs(self, *told, **more):
+        if self.away:
+            raise GateAway("it was unplugged")
+        await super().tell_signs(*told, **more)
+
+
+class Process:
+    """What one process of a fleet has of the waiting room."""
+
+    def __init__(self, it: Shop, gate: LostGate, storefront: Storefront, leads: bool = True) -> None:
+        self.clock = it.clock
+        self.counts = Counts()
+        self.rooms = RoomsSeen(it.ledger, storefront, it.clock)
+        self.visiting = Visiting(it.ledger, gate, self.rooms, it.clock, GRACE_MS)
+        turn = Always() if leads else Never()
+        self.admitting = Admitting(it.ledger, gate, self.rooms, turn, it.clock, self.counts, GRACE_MS)
+
+    async def tick(self) -> int:
+        await self.rooms.look()
+        await self.visiting.tell()
+        return await self.admitting.admit()
+
+    async def join(self, user: str) -> str:
+        seen = await self.visiting.join("sale", user)
+        assert isinstance(seen, Seen), seen
+        return seen.ticket
+
+    async def ask(self, ticket: str) -> Seen:
+        seen = await self.visiting.ask("sale", ticket, None)
+        assert isinstance(seen, Seen), seen
+        return seen
+
+    async def passes(self, seconds: int, *asking: str) -> list[str]:
+        """Time passes second by second, while these tickets' owners ask. Returns who was let in, in order."""
+        let_in: list[str] = []
+        for _ in range(seconds):
+            self.clock.pass_ms(1_000)
+            for ticket in asking:
+                if ticket not in let_in and (await self.ask(ticket)).standing is Standing.ADMITTED:
+                    let_in.append(ticket)
+            await self.tick()
+        return let_in
+
+
+class World:
+    def __init__(self, it: Shop, storefront: Storefront) -> None:
+        self.it = it
+        self.storefront = storefront
+        self.gate = LostGate(it.clock)
+
+    def process(self, leads: bool = True) -> Process:
+        return Process(self.it, self.gate, self.storefront, leads)
+
+    async def opens(self, starts_at_ms: int = OPENING_MS, terms: RoomTerms = TERMS, units: int = 100) -> None:
+        sale = a_sale(a_product(limit=5), starts_at_ms=starts_at_ms, waiting_room=terms)
+        await self.it.ledger.change_sale(CreateSale(a_draft(sale, units), "operator"))
+
+    async def room(self) -> Room:
+        [room] = await self.it.ledger.find(FindRooms())
+        return room
+
+
+@pytest.fixture
+async def world(tmp_path) -> AsyncIterator[World]:
+    clock = HandClock()
+    storefront = Storefront(clock)
+    async with sqlite(tmp_path, clock, storefront) as ledger:
+        yield World(Shop(ledger, clock, None), storefront)
+
+
+# The draw
+
+
+async def test_whatever_step_a_crash_comes_between_the_draw_is_the_same(world):
+    await world.opens(START_MS)
+    first = world.process()
+    await first.rooms.look()
+    for number in range(40):
+        await first.join(f"user-{number}")
+    world.it.clock.at_ms = START_MS
+    phases = []
+    while (room := await world.room()).phase is not Phase.DRAWN:
+        phases.append(room.phase)
+        fresh = world.process()  # each step by another process, which knows nothing
+        await fresh.tick()
+        world.it.clock.pass_ms(ROOT_TOLD_MS)
+        if room.phase is Phase.ROOTED:
+            await fresh.tick()
+    assert phases == [Phase.OPEN, Phase.CLOSED, Phase.ROOTED]
+    room = await world.room()
+    hashes = hashes_of(world.it.ledger.secret, "sale", await world.it.ledger.find(EntrantsOf("sale")))
+    assert room.root == merkle_root(hashes)
+    drawn = memoryview(await world.it.ledger.find(DrawnOrder("sale"))).cast("I").tolist()
+    assert drawn == order(room.seed, room.root, hashes)
+
+
+async def test_the_root_is_told_a_second_before_the_seed(world):
+    await world.opens(START_MS)
+    process = world.process()
+    await process.rooms.look()
+    await process.join("ann")
+    world.it.clock.at_ms = START_MS
+    for _ in range(3):
+        await process.tick()
+    assert (await world.room()).phase is Phase.ROOTED
+    world.it.clock.pass_ms(ROOT_TOLD_MS - 1)
+    await process.tick()
+    assert (await world.room()).phase is Phase.ROOTED
+    world.it.clock.pass_ms(1)
+    await process.tick()
+    assert (await world.room()).phase is Phase.DRAWN
+
+
+# Turns
+
+
+async def test_people_are_let_in_in_the_order_in_which_they_came(world):
+    await world.opens()
+    process = world.process()
+    await process.tick()
+    tickets = [await process.join(f"user-{number}") for number in range(6)]
+    assert await process.passes(8, *reversed(tickets)) == tickets
+
+
+async def test_only_the_process_whose_turn_it_is_lets_people_in(world):
+    await world.opens()
+    leader, other = world.process(), world.process(leads=False)
+    await leader.tick()
+    ticket = await other.join("ann")
+    assert await other.passes(3, ticket) == []
+    await leader.tick()
+    assert (await other.ask(ticket)).standing is Standing.ADMITTED
+
+
+async def test_turns_go_on_past_those_who_have_gone(world):
+    await world.opens(terms=RoomTerms(admit_per_second=0.05, burst=1, pass_seconds=600))
+    process = world.process()
+    await process.tick()
+    first, _, third = [await process.join(user) for user in ("first", "gone", "third")]
+    assert await process.passes(2, first, third) == [first]
+    assert await process.passes(25, third) == []  # a token came after 20 s, for the one who was still within his grace
+    let_in = await process.passes(120, third)
+    assert let_in == [third]
+    assert (await world.room()).head == 3
+
+
+async def test_who_was_passed_over_and_is_back_is_next(world):
+    await world.opens(terms=RoomTerms(admit_per_second=0.02, burst=1, pass_seconds=6000))
+    process = world.process()
+    await process.tick()
+    tickets = [await process.join(f"user-{number}") for number in range(5)]
+    first, gone, third, fourth = tickets[:4]
+    assert await process.passes(2, first, third, fourth) == [first]
+    await skip(world, process, third, fourth)
+    assert await process.passes(30, third, fourth) == [third]
+    assert (await world.room()).head >= 3
+    seen = await process.ask(gone)
+    assert (seen.standing, seen.ahead) == (Standing.WAITING, 0)
+    assert await process.passes(60, gone, fourth) == [gone]
+
+
+async def skip(world: World, process: Process, *asking: str) -> None:
+    """Nobody is let in (there is no token), and whoever does not ask is gone in the end."""
+    for _ in range(2 * GRACE_MS // PAUSE_MS):
+        world.it.clock.pass_ms(PAUSE_MS - 1)
+        for ticket in asking:
+            await process.ask(ticket)
+        await process.visiting.tell()
+
+
+async def test_while_the_gate_is_away_nobody_is_let_in_and_then_everybody_in_his_turn(world):
+    await world.opens()
+    process = world.process()
+    await process.tick()
+    tickets = [await process.join(f"user-{number}") for number in range(3)]
+    world.gate.away = True
+    assert await process.passes(60, *tickets) == []
+    world.gate.away = False
+    assert await process.passes(5, *tickets) == tickets
+
+
+# The pace
+
+
+async def test_two_processes_tell_the_same_wait(world):
+    await world.opens(terms=RoomTerms(admit_per_second=10, burst=1, max_active=10_000, pass_seconds=600), units=10_000)
+    leader, other = world.process(), world.process(leads=False)
+    await leader.tick()
+    tickets = [await leader.join(f"user-{number}") for number in range(200)]
+    for _ in range(70):
+        world.it.clock.pass_ms(500)  # half of what its terms say
+        await leader.tick()
+        for ticket in tickets[-20:]:
+            await leader.ask(ticket)
+    await other.rooms.look()
+    told = [(await each.ask(tickets[-1])).wait for each in (leader, other, world.process(leads=False))]
+    assert told[0] == told[1] == told[2]
+    assert told[0] is not None
+    assert told[0].reason is Reason.SLOWED
+
+
+async def test_how_many_waits_came_true_is_counted(world):
+    await world.opens()
+    process = world.process()
+    await process.tick()
+    tickets = [await process.join(f"user-{number}") for number in range(10)]
+    await process.passes(15, *tickets)
+    assert process.counts.waits[1] >= 9
+    assert sum(process.counts.waits) == 10
+
+
+async def test_an_empty_line_is_no_line_that_stands_still(world):
+    await world.opens(terms=RoomTerms(admit_per_second=0.5, burst=1, pass_seconds=600))
+    process = world.process()
+    await process.tick()
+    await process.passes(1, await process.join("first"))
+    for _ in range(100):
+        world.it.clock.pass_ms(1_000)
+        await process.tick()
+    await process.passes(1, await process.join("second"))
+    seen = await process.ask(await process.join("third"))
+    assert seen.wait is None or seen.wait.reason is not Reason.PAUSED
