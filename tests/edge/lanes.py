@@ -14,7 +14,9 @@ import uvloop
 
 from flashsale.backends.clock import SteadyClock
 from flashsale.core.journal import Stock
+from flashsale.core.limits import Thresholds
 from flashsale.core.questions import FindReservations
+from flashsale.core.rate_limit import Buckets
 from flashsale.core.reservation import Reservation, Status
 from flashsale.core.sale import Product, Sale
 from flashsale.core.stock import Granted, sold_out
@@ -25,6 +27,7 @@ from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.identity import Said
 from flashsale.edge.server import HttpServer
 from flashsale.edge.wire import Answer, layout
+from flashsale.flow.limiting import Limiting
 from flashsale.flow.storefront import Storefront
 from flashsale.flow.waiting import Waiting
 from flashsale.ports import LedgerUnavailable
@@ -43,6 +46,7 @@ class SlowShop:
         self.settings = Settings(**settings)
         self.clock = SteadyClock()
         self.counts = Counts()
+        self.limiting = Limiting(Thresholds(), Buckets(1000), self.clock)
         self.storefront = Storefront(self.clock)
         now_ms = self.clock.now_ms()
         self.storefront.sale_changed("S1", Sale("S1", "A sale", (PHONE, SLOW, GONE), now_ms - 1000, now_ms + 600_000))

@@ -1,5 +1,6 @@
 """The shop as tests visit it: buyers and an operator who ask the ordinary app over ASGI, without a socket."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from edge.lanes import until
 from litestar import Litestar
 
 from flashsale.backends.sqlite.history import SqliteHistory
 from flashsale.backends.sqlite.leases import SqliteLeases
 from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.edge.app import create_app
+from flashsale.edge.server import HttpServer
 from flashsale.engine import Engine
 from flashsale.settings import Settings
 
@@ -126,3 +129,20 @@ async def opened(folder: Path, sandbox_url: str, **settings: Any) -> AsyncIterat
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
             yield Shop(engine, app, client)
+
+
+@asynccontextmanager
+async def served(folder: Path, sandbox_url: str, lane: str, **settings: Any) -> AsyncIterator[Shop]:
+    """A shop that is asked over a socket."""
+    wanted = Settings(data=str(folder), sandbox_url=sandbox_url, fast_lane=lane, **settings)  # type: ignore[arg-type]
+    async with Engine.open(wanted) as engine:
+        app = create_app(engine, TOKEN)
+        server = HttpServer(engine, app, "127.0.0.1", 0)
+        task = asyncio.create_task(server.serve())
+        await until(lambda: server.started)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+            try:
+                yield Shop(engine, app, client)
+            finally:
+                server.should_exit = True
+                await task

@@ -87,7 +87,7 @@ async def test_the_document_has_every_route_with_its_errors(shop: Shop) -> None:
     assert documented == {(call.method, call.path) for call in calls(shop) if call.answers}
     assert {call.path for call in calls(shop)} - paths.keys() == {"/api/docs", "/api/docs/{file}", "/metrics"}
     reserve = paths["/api/v1/reservations"]["post"]
-    assert {"201", "202", "400", "403", "404", "409", "413", "422", "503"} == reserve["responses"].keys()
+    assert {"201", "202", "400", "403", "404", "409", "413", "422", "429", "503"} == reserve["responses"].keys()
     assert "SOLD_OUT" in reserve["responses"]["409"]["description"]
     assert {param["name"] for param in reserve["parameters"]} == {"X-User-ID", "Idempotency-Key", "Prefer"}
     assert paths["/api/v1/admin/sales"]["get"]["security"] == [{"operator": []}]

@@ -8,7 +8,8 @@ ROUTES = [
     ("POST", "sales/S1/start"), ("POST", "sales/S1/pause"), ("POST", "sales/S1/resume"), ("POST", "sales/S1/end"),
     ("POST", "sales/S1/products/PHONE/restock"), ("GET", "sales/S1/ledger"), ("GET", "sales/S1/journal"),
     ("GET", "sales/S1/stats"), ("GET", "audit"), ("GET", "events"), ("GET", "dead-letters"),
-    ("POST", "dead-letters/redrive"), ("POST", "dead-letters/L1/redrive"),
+    ("POST", "dead-letters/redrive"), ("POST", "dead-letters/L1/redrive"), ("GET", "limits"), ("PUT", "limits"),
+    ("GET", "limits/users/U1"), ("DELETE", "limits/users/U1"), ("PUT", "users/U1/tier"),
 ]  # fmt: skip
 
 
@@ -28,7 +29,10 @@ def test_the_list_of_operators_routes_is_complete(shop: Shop) -> None:
     named = {
         (
             method,
-            f"{ADMIN}/{path}".replace("/S1", "/{saleId}").replace("/PHONE", "/{skuId}").replace("/L1", "/{letterId}"),
+            f"{ADMIN}/{path}".replace("/S1", "/{saleId}")
+            .replace("/PHONE", "/{skuId}")
+            .replace("/L1", "/{letterId}")
+            .replace("/U1", "/{userId}"),
         )
         for method, path in ROUTES
     }

@@ -4,26 +4,22 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from edge.issuer import ED, OTHER_RSA, RSA, SECRET, claims, jwk, key_set, signed
 from edge.lanes import until
-from edge.shop import API, OPERATOR, TOKEN, Shop, faults, product, said, sale, transaction
+from edge.shop import API, OPERATOR, Shop, faults, product, said, sale, served, transaction
 from servers.web import Web
 
 from flashsale.core.questions import AuditPage
-from flashsale.edge.app import create_app
-from flashsale.edge.server import HttpServer
 from flashsale.engine import Engine
-from flashsale.settings import Settings
 
-JWT = {"identity": "jwt", "jwt_secret": SECRET}
-GATEWAY = {"identity": "gateway", "trusted_proxies": ("127.0.0.1",)}
-STRANGER = {"identity": "gateway", "trusted_proxies": ("192.0.2.1",)}
+UNLIMITED = {"rate_per_address": 0.0, "rate_per_user": 0.0}
+JWT = UNLIMITED | {"identity": "jwt", "jwt_secret": SECRET}
+GATEWAY = UNLIMITED | {"identity": "gateway", "trusted_proxies": ("127.0.0.1",)}
+STRANGER = UNLIMITED | {"identity": "gateway", "trusted_proxies": ("192.0.2.1",)}
 WISH = {"skuId": "PHONE"}
 
 
@@ -36,23 +32,6 @@ def named(user: str) -> dict[str, str]:
 
 
 AS = {"jwt": token, "gateway": named}
-
-
-@asynccontextmanager
-async def served(folder: Path, sandbox_url: str, lane: str, **settings: Any) -> AsyncIterator[Shop]:
-    """A shop that is asked over a socket."""
-    wanted = Settings(data=str(folder), sandbox_url=sandbox_url, fast_lane=lane, **settings)  # type: ignore[arg-type]
-    async with Engine.open(wanted) as engine:
-        app = create_app(engine, TOKEN)
-        server = HttpServer(engine, app, "127.0.0.1", 0)
-        task = asyncio.create_task(server.serve())
-        await until(lambda: server.started)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
-            try:
-                yield Shop(engine, app, client)
-            finally:
-                server.should_exit = True
-                await task
 
 
 @pytest.fixture(params=["on", "off"])

@@ -118,14 +118,15 @@ def at_door(rates: Rates, address: str | None) -> list[Bucket]:
 
 
 def inside(rates: Rates, user_id: str | None, tier: Tier | None, attempt_at: str | None = None) -> list[Bucket]:
-    """Once it is known who asks. `attempt_at`: the sale at which this is a purchase attempt; None: it is none."""
+    """Once it is known who asks. `attempt_at`: the sale at which this is a purchase attempt, empty if there is no such
+    sale; None: it is none."""
     found: list[Bucket] = []
     if user_id is not None:
         by_tier = tier is not None and attempt_at is not None
         limit = rates.tiers[tier] if by_tier else rates.user  # type: ignore[index]
         if limit is not None:
             found.append((("t:" if by_tier else "u:") + user_id, limit))
-    if attempt_at is not None and rates.sale is not None:
+    if attempt_at and rates.sale is not None:
         found.append(("s:" + attempt_at, rates.sale))
     return found
 

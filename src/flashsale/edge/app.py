@@ -21,7 +21,7 @@ from litestar.response import Response
 from litestar.types import ASGIApp, HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
 from flashsale.core.refusal import Refusal, Refused, invalid
-from flashsale.edge import buyer, dead_letters, metrics, operations, operator, waiting_room, wire
+from flashsale.edge import buyer, dead_letters, limits, metrics, operations, operator, waiting_room, wire
 from flashsale.edge.call import (
     BUYER_BODY_MAX,
     OPERATOR_BODY_MAX,
@@ -75,6 +75,8 @@ def create_app(
     calls += waiting_room.calls(engine)
     calls += operator.calls(engine)
     calls += dead_letters.calls(engine)
+    calls += limits.calls(engine)
+    engine.in_force.serve()
     state = State({"draining": False, "hot": hot})
     leaving = draining or (lambda: bool(state.draining))
     operated = operations.Operations(engine, engine.provider, leaving)
@@ -149,6 +151,7 @@ class _Desk:
         self._signatures = Signatures(engine.settings.client_keys, engine.clock.now_ms)
         self._now_ms = engine.clock.now_ms
         self._counts = engine.counts
+        self._limiting = engine.limiting
 
     async def answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | Stream | None:
         """The answer of a route, counted; None when its client has gone."""
@@ -159,15 +162,19 @@ class _Desk:
 
     async def _answer(self, call: Call, scope: Scope, receive: Receive) -> Answer | Page | Stream | None:
         body_max = OPERATOR_BODY_MAX if call.audience is Audience.OPERATORS else BUYER_BODY_MAX
-        ask = Ask(scope, receive, body_max, self._door)
+        ask = Ask(scope, receive, body_max, self._door, self._limiting)
         TRACE_ID.set(_trace_id(scope))
         try:
+            if call.audience is Audience.BUYERS:
+                await ask.let_in()
             if self._signatures.wanted and is_signed(call):
                 await self._look_at_signature(ask, call.method)
             if call.private or call.roles:
                 await ask.identify()
             if call.roles:
                 _admit(ask.who, call.roles)
+            elif call.private and not call.attempt:
+                await _count_user(call, ask)
             return self._shown(scope, await call.handle(ask))
         except Refusing as refusing:
             return self._error(scope, refusing.refused, refusing.status, refusing.title)
@@ -226,6 +233,14 @@ def _admit(who: Caller, roles: frozenset[Role]) -> None:
         raise Refusing(NO_TOKEN)
     named = " or ".join(sorted(roles))
     raise Refusing(Refused(Refusal.ACCESS_DENIED, f"This needs the role {named}", {"roles": sorted(roles)}))
+
+
+async def _count_user(call: Call, ask: Ask) -> None:
+    """Now, or once its body is read: a malformed one is refused as such. Raises Refusing."""
+    if call.body is not None:
+        ask.counts_user = True
+    else:
+        await ask.count_user()
 
 
 def _trace_id(scope: Scope) -> str | None:

@@ -6,7 +6,7 @@ are the very functions that the fast lane calls.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
@@ -14,11 +14,13 @@ from flashsale.core.request import Item
 from flashsale.core.stock import Granted
 from flashsale.edge import schema, views
 from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, buyer, caller, request_key
-from flashsale.edge.hot_routes import HotRoutes, Send
+from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.queued import WAIT_SECONDS_MAX, CartState, ReservationState, wait_seconds
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import Answer, availability, cart, invalid_fields, reservation
 from flashsale.engine import Engine
+
+T = TypeVar("T")
 
 API = "/api/v1"
 REASON_MAX = 500
@@ -81,22 +83,26 @@ class Buyer:
     async def reserve(self, ask: Ask) -> Answer:
         body = await ask.body()
         who, said, wait = ask.known, ask.said, _wait_seconds(ask)
-        return await _answered(lambda send: self._hot.reserve_as(who, body, said, ask.path, send, wait))
+        return await _future(lambda send: self._hot.reserve_as(who, body, said, ask.path, send, wait))
 
     async def reserve_cart(self, ask: Ask) -> Answer | Refused:
         wish = await ask.read(schema.CartBody)
         items, key, wait = _items(wish), request_key(ask, wish.request_key), _wait_seconds(ask)
-        outcome = await self._engine.reserve_cart(buyer(ask, wish.user_id), items, key)
+        visitor = buyer(ask, wish.user_id)
+        refused: Refused | None = await _future(lambda told: self._hot.count_attempt(visitor, items[0].sku_id, told))
+        if refused is not None:
+            return refused
+        outcome = await self._engine.reserve_cart(visitor, items, key)
         if isinstance(outcome, Refused):
             return outcome
         if isinstance(outcome, Granted):
             return cart(outcome)
-        return await _answered(lambda send: self._hot.queued(outcome, True, ask.path, send, wait))
+        return await _future(lambda send: self._hot.queued(outcome, True, ask.path, send, wait))
 
     async def reservation(self, ask: Ask) -> Answer:
         wait = ask.number("wait", 0, WAIT_SECONDS_MAX)
         who, reservation_id, said = ask.known, ask.params["reservationId"], ask.said
-        return await _answered(lambda send: self._hot.reservation_as(who, reservation_id, said, ask.path, send, wait))
+        return await _future(lambda send: self._hot.reservation_as(who, reservation_id, said, ask.path, send, wait))
 
     async def release(self, ask: Ask) -> Answer | Refused:
         released = await self._engine.release(ask.params["reservationId"], caller(ask))
@@ -148,15 +154,15 @@ class Buyer:
         return self._engine.clock.now_ms()
 
 
-async def _answered(begin: Callable[[Send], None]) -> Answer:
-    """Waits for the answer that a hot route sends."""
-    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+async def _future(begin: Callable[[Callable[[T], None]], None]) -> T:
+    """Waits for what a hot route tells."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
-    def send(answer: Answer) -> None:
+    def told(what: T) -> None:
         if not future.done():
-            future.set_result(answer)
+            future.set_result(what)
 
-    begin(send)
+    begin(told)
     return await future
 
 
@@ -219,9 +225,9 @@ def _reservation_calls(routes: Buyer) -> list[Call]:
     one, path = {200: ReservationState}, "/reservations/{reservationId}"
     return [
         _post("/reservations", "Reserve units of a product", routes.reserve,
-              {201: schema.Reservation, 202: ReservationState}, schema.ReserveBody, CLOSED, (KEY, PREFER)),
+              {201: schema.Reservation, 202: ReservationState}, schema.ReserveBody, CLOSED, (KEY, PREFER), True),
         _post("/reservations/cart", "Reserve several products of one sale, or none", routes.reserve_cart,
-              {201: schema.Cart, 202: CartState}, schema.CartBody, CLOSED, (KEY, PREFER)),
+              {201: schema.Cart, 202: CartState}, schema.CartBody, CLOSED, (KEY, PREFER), True),
         _own(path, "A reservation as it stands", routes.reservation, one, (WAIT,)),
         _delete(path, "Give the units back", routes.release, {204: None}),
         _own("/reservations/user/{userId}/active", "What a user holds", routes.active,
@@ -255,11 +261,11 @@ def _own(path: str, summary: str, handle: Handler, answers: dict[int, Any], para
 
 def _post(
     path: str, summary: str, handle: Handler, answers: dict[int, Any], body: type, refusals: tuple[Refusal, ...],
-    params: tuple[Param, ...] = (),
+    params: tuple[Param, ...] = (), attempt: bool = False,
 ) -> Call:  # fmt: skip
     return Call(
         "POST", API + path, Audience.BUYERS, summary, handle, answers, body, refusals, params,
-        replayed=KEY in params, private=True,
+        replayed=KEY in params, private=True, attempt=attempt,
     )  # fmt: skip
 
 

@@ -8,15 +8,16 @@ itself is raised as `Refusing` by the helpers here, so that handlers read as the
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 from litestar.types import HTTPReceiveMessage, Receive, Scope
 
+from flashsale.core.limits import Bucket, at_door, inside
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.visitor import Visitor
 from flashsale.edge.door import Door
@@ -24,6 +25,7 @@ from flashsale.edge.identity import LATER, Caller, Role, Said
 from flashsale.edge.schema import IN_WORDS
 from flashsale.edge.strict_json import ECHO_MAX, parse_json
 from flashsale.edge.wire import USER_FORM, Answer, Header, is_key, is_user
+from flashsale.flow.limiting import Limiting
 
 T = TypeVar("T")
 
@@ -73,12 +75,15 @@ class Param(msgspec.Struct, frozen=True):
 class Ask:
     """One request: its path parameters, headers, query and body, each read when asked for."""
 
-    def __init__(self, scope: Scope, receive: Receive, body_max: int, door: Door) -> None:
+    def __init__(self, scope: Scope, receive: Receive, body_max: int, door: Door, limiting: Limiting) -> None:
         self._scope = scope
         self._receive = receive
         self._body_max = body_max
         self._received: bytes | None = None
+        self._limiting = limiting
         self.door = door
+        self.counts_user = False
+        """Whether it is counted for its user once its body is read."""
         self.known: Caller | Refused = UNKNOWN
         """Who asks, once `identify` has found out."""
         self.params: dict[str, str] = scope["path_params"]
@@ -119,6 +124,31 @@ class Ask:
             if self.door.look_again(looked.set):
                 await looked.wait()
                 self.known = self.door.caller(self.said)
+
+    async def let_in(self) -> None:
+        """Counts it where it comes from, and in all. Raises Refusing. Nothing is read for that but its address."""
+        rates = self._limiting.rates
+        if rates.door:
+            client = self._scope.get("client")
+            peer, forwarded_for = client[0] if client else None, self.headers(b"x-forwarded-for")
+            await self._count(at_door(rates, self.door.address(Said(forwarded_for=forwarded_for, peer=peer))))
+
+    async def count_user(self, named: str | None = None) -> None:
+        """Counts it for who asks, or for whom his body names if that is believed. Raises Refusing."""
+        if isinstance(self.known, Refused):
+            return  # he will be refused for that
+        user_id, told = self.known.user_id, self.said.user
+        if user_id is None and self.door.believes:
+            user_id = told.decode("latin-1") if told is not None else named or self.params.get("userId")
+        await self._count(inside(self._limiting.rates, user_id, None))
+
+    async def _count(self, buckets: Sequence[Bucket]) -> None:
+        if not buckets:
+            return
+        future: asyncio.Future[Refused | None] = asyncio.get_running_loop().create_future()
+        self._limiting.take(buckets, partial(_into, future))
+        if refused := await future:
+            raise Refusing(refused)
 
     @property
     def who(self) -> Caller:
@@ -194,12 +224,21 @@ class Ask:
 
     async def read(self, shape: type[T]) -> T:
         """The body as a `shape`, strictly."""
-        return read(await self.body(), shape)
+        found = read(await self.body(), shape)
+        if self.counts_user:
+            await self.count_user(getattr(found, "user_id", None))
+        return found
 
     async def read_nothing(self) -> None:
         """For routes without a body: none, or an empty object."""
         if body := await self.body():
             read(body, Nothing)
+
+
+def _into(future: asyncio.Future[Refused | None], refused: Refused | None) -> None:
+    """An answer that nobody waits for any more is dropped."""
+    if not future.done():
+        future.set_result(refused)
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):
@@ -250,6 +289,8 @@ class Call(msgspec.Struct, frozen=True):
     """Whether a repeated request is marked as such."""
     private: bool = False
     """Whether it is about a user's own things: one must be known to have any, and other people's are not found."""
+    attempt: bool = False
+    """Whether it is a purchase attempt: its handler counts it, once it knows at which sale."""
     roles: frozenset[Role] = frozenset()
     """Any one of these is needed. Every route of operators names some."""
 

@@ -53,6 +53,7 @@ class Remembered(NamedTuple):
 
     sku_id: str
     path: str
+    forwarded_for: bytes | None
 
 
 class Lane:
@@ -145,9 +146,9 @@ class FastLane(Connection):
             return
         known = self.lane.memo.get(data)
         if known is not None and not self.flow.write_paused:
-            self.close_after, self.working = False, AVAILABILITY
+            self.busy, self.close_after, self.working = True, False, AVAILABILITY
             assert self.routes is not None
-            self._answer(self.routes.availability(*known))
+            self.routes.show(known.sku_id, known.path, self.peer, known.forwarded_for, self._answer)
             return
         self.messages = 0
         super().data_received(data)
@@ -157,7 +158,7 @@ class FastLane(Connection):
     def _remember(self, data: bytes) -> None:
         """Keeps what came in, if it was exactly one request."""
         if self.messages == 1 and self.receiving == NOTHING and self.keep_alive:
-            self.lane.remember(data, Remembered(self.subject, self.url.decode()))
+            self.lane.remember(data, Remembered(self.subject, self.url.decode(), self.said.forwarded_for))
 
     def _announced(self) -> int:
         """Reads the headers that matter, and finds out whether the request is hot."""
@@ -225,7 +226,7 @@ class FastLane(Connection):
             TRACE_ID.set(trace_id_in(trace))
             self.routes.reserve(body, said, path, self._answer)
         elif hot == AVAILABILITY:
-            self._answer(self.routes.availability(subject, path))
+            self.routes.show(subject, path, said.peer, said.forwarded_for, self._answer)
         else:
             self.routes.reservation(subject, said, path, self._answer)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 import structlog
 
+from flashsale.core.limits import at_door, inside
 from flashsale.core.pending import is_genuine
 from flashsale.core.questions import FindReservations, Query
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
@@ -27,6 +28,7 @@ from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import (
     USER_FORM,
     Answer,
+    ReserveCall,
     availability,
     granted,
     is_user,
@@ -35,6 +37,7 @@ from flashsale.edge.wire import (
     reservation,
 )
 from flashsale.flow.gathering import Gathering
+from flashsale.flow.limiting import Limiting
 from flashsale.flow.storefront import Offer, Storefront
 from flashsale.flow.waiting import Waiting
 from flashsale.ports import Answer as Told
@@ -66,6 +69,8 @@ class Shop(Protocol):
     def waiting(self) -> Waiting: ...
     @property
     def counts(self) -> Counts: ...
+    @property
+    def limiting(self) -> Limiting: ...
     def reserve_soon(
         self, visitor: Visitor, sku_id: str, quantity: int, key: str | None, reply: Callable[[Told], None]
     ) -> None: ...
@@ -88,7 +93,11 @@ class _Question(NamedTuple):
 
 
 class HotRoutes:
+    """Each route comes twice: for the fast lane, which knows nothing yet; and `_as`, for the ordinary one, which has
+    let the request in at the door and knows who asks."""
+
     def __init__(self, shop: Shop, door: Door) -> None:
+        self._limiting = shop.limiting
         self._door = door
         self._caller = door.caller
         self._visitor = door.visitor
@@ -104,7 +113,28 @@ class HotRoutes:
         self._questions = Gathering(self._read, READ_MAX)
 
     def reserve(self, body: bytes, said: Said, path: str, send: Send) -> None:
-        """POST /reservations, of somebody who is still to be identified."""
+        """POST /reservations."""
+        if self._limiting.rates.door:
+            self._let_in(said.peer, said.forwarded_for, path, send, lambda: self._reserve(body, said, path, send))
+        else:
+            self._reserve(body, said, path, send)
+
+    def _let_in(
+        self, peer: str | None, forwarded_for: bytes | None, path: str, send: Send, go_on: Callable[[], None]
+    ) -> None:
+        """Goes on, unless too much comes from there or in all."""
+
+        def told(refused: Refused | None) -> None:
+            if refused is None:
+                go_on()
+            else:
+                send(self._refusal(refused, path))
+
+        address = self._door.address(Said(forwarded_for=forwarded_for, peer=peer))
+        self._limiting.take(at_door(self._limiting.rates, address), told)
+
+    def _reserve(self, body: bytes, said: Said, path: str, send: Send) -> None:
+        """Of somebody who is still to be identified."""
         who = self._caller(said)
         if who is LATER and self._again(said, lambda known: self.reserve_as(known, body, said, path, send)):
             return
@@ -124,8 +154,21 @@ class HotRoutes:
             send(self._refusal(not_found("userId", call.user_id[:ECHO_MAX]), path))
         else:
             reply = partial(self._decided, path, send, wait_seconds, perf_counter())
-            visitor = self._visitor(call.user_id, who, said)
-            self._reserve_soon(visitor, call.sku_id, call.quantity, call.key, reply)
+            self._attempt(self._visitor(call.user_id, who, said), call, reply)
+
+    def _attempt(self, visitor: Visitor, call: ReserveCall, reply: Callable[[Told], None]) -> None:
+        def told(refused: Refused | None) -> None:
+            if refused is None:
+                self._reserve_soon(visitor, call.sku_id, call.quantity, call.key, reply)
+            else:
+                reply(refused)
+
+        self.count_attempt(visitor, call.sku_id, told)
+
+    def count_attempt(self, visitor: Visitor, sku_id: str, told: Callable[[Refused | None], None]) -> None:
+        """A purchase attempt of somebody who is known; `told` hears whether he may."""
+        offer = self._storefront.offers.get(sku_id)
+        self._limiting.attempt(visitor.user_id, visitor.tier, offer.sale.sale_id if offer else "", told)
 
     def _again(self, said: Said, then: Callable[[Caller | Refused], None]) -> bool:
         """Asks who it is once more when there is news. False: there will be none. What `then` does belongs to the
@@ -175,14 +218,43 @@ class HotRoutes:
         self._rendered[sku_id] = _Rendered(offer, offer.version, now_ms + RENDERED_FOR_MS, answer)
         return answer
 
+    def show(self, sku_id: str, path: str, peer: str | None, forwarded_for: bytes | None, send: Send) -> None:
+        """GET /products/{sku}/availability."""
+        if self._limiting.rates.door:
+            self._let_in(peer, forwarded_for, path, send, lambda: send(self.availability(sku_id, path)))
+        else:
+            send(self.availability(sku_id, path))
+
     def reservation(self, reservation_id: str, said: Said, path: str, send: Send) -> None:
-        """GET /reservations/{id}, of somebody who is still to be identified."""
+        """GET /reservations/{id}."""
+        if self._limiting.rates.door:
+            again = partial(self._reservation, reservation_id, said, path, send)
+            self._let_in(said.peer, said.forwarded_for, path, send, again)
+        else:
+            self._reservation(reservation_id, said, path, send)
+
+    def _reservation(self, reservation_id: str, said: Said, path: str, send: Send) -> None:
+        """Of somebody who is still to be identified."""
         who = self._caller(said)
-        if who is LATER and self._again(
-            said, lambda known: self.reservation_as(known, reservation_id, said, path, send)
-        ):
+        if who is LATER and self._again(said, lambda known: self._poll(known, reservation_id, said, path, send)):
             return
-        self.reservation_as(who, reservation_id, said, path, send)
+        self._poll(who, reservation_id, said, path, send)
+
+    def _poll(self, who: Caller | Refused, reservation_id: str, said: Said, path: str, send: Send) -> None:
+        """Counts, then answers."""
+        owner = self._owner(who, said)
+        if isinstance(owner, Refused):
+            send(self._refusal(owner, path))
+            return
+        question = _Question(reservation_id, owner, path, send, 0)
+
+        def told(refused: Refused | None) -> None:
+            if refused is None:
+                self._questions.add(question)
+            else:
+                send(self._refusal(refused, path))
+
+        self._limiting.take(inside(self._limiting.rates, owner, None), told)
 
     def reservation_as(
         self, who: Caller | Refused, reservation_id: str, said: Said, path: str, send: Send, wait_seconds: int = 0

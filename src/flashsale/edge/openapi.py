@@ -51,6 +51,10 @@ PATH: dict[str, Json] = {
 }
 """Path parameters; an id made by the server has no pattern of its own."""
 MADE_HERE: Json = {"type": "string", "minLength": 1}
+RATE_HEADERS = (
+    "Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "X-RateLimit-Limit",
+    "X-RateLimit-Remaining", "X-RateLimit-Reset", "X-RateLimit-Tier",
+)  # fmt: skip
 ALWAYS = (Refusal.VALIDATION_FAILED, Refusal.UNAVAILABLE)
 
 
@@ -165,7 +169,8 @@ def _errors(call: Call, settings: Settings) -> Json:
     if call.audience is Audience.OPERATIONS:
         return {}
     codes: defaultdict[str, list[str]] = defaultdict(list)
-    for refusal in sorted({*ALWAYS, *call.refusals, *_unknown(call, settings)}, key=list(Refusal).index):
+    limited = (Refusal.RATE_LIMITED,) if call.audience is Audience.BUYERS else ()
+    for refusal in sorted({*ALWAYS, *limited, *call.refusals, *_unknown(call, settings)}, key=list(Refusal).index):
         codes[str(refusal.status)].append(refusal.code)
     if call.body is not None:
         codes["413"] = [Refusal.VALIDATION_FAILED.code]
@@ -180,8 +185,8 @@ def _errors(call: Call, settings: Settings) -> Json:
 
 
 def _headers(status: str) -> Json:
-    names = {"401": "WWW-Authenticate", "503": "Retry-After"}
-    return {"headers": {names[status]: {"schema": {"type": "string"}}}} if status in names else {}
+    names = {"401": ("WWW-Authenticate",), "429": RATE_HEADERS, "503": ("Retry-After",)}.get(status)
+    return {"headers": {name: {"schema": {"type": "string"}} for name in names}} if names else {}
 
 
 def _json(shape: Any) -> Json:

@@ -9,6 +9,7 @@ than the limit, and who always meets the same one of them gets less.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from typing import NamedTuple
 
 import structlog
@@ -68,6 +69,12 @@ class Limiting:
             self.thresholds, self.processes = thresholds, processes
             self.rates = rates_of(thresholds, processes)
 
+    def attempt(self, user_id: str, claimed: str | None, sale_id: str, reply: Told) -> None:
+        """Takes out what a purchase attempt needs, once it is known who asks and at which sale; empty: there is no
+        such sale. `claimed`: the tier that his identity names."""
+        tier = self.tier_of(user_id, claimed)
+        self.take(inside(self.rates, user_id, tier, sale_id), reply, tier)
+
     def tier_of(self, user_id: str, claimed: str | None) -> Tier | None:
         """What an operator gave him; else what his token says."""
         given = self.tiers.get(user_id)
@@ -80,7 +87,9 @@ class Limiting:
         elif self._gate is None:
             reply(self._taken_here(buckets, tier))
         else:
-            self._gathering.add(Wanted(buckets, tier, reply))
+            # What follows belongs to the request, and not to those that go with it to the gate.
+            context = copy_context()
+            self._gathering.add(Wanted(buckets, tier, lambda refused: context.run(reply, refused)))
 
     def _taken_here(self, buckets: Sequence[Bucket], tier: Tier | None) -> Refused | None:
         now_us = at_us(self._clock.now_ms())
