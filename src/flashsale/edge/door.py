@@ -15,6 +15,8 @@ class Door:
         self.caller = identity.caller
         self.look_again = identity.look_again
         self.believes = identity.believes
+        self.verifies = isinstance(identity, Jwt)
+        """Whether it costs more to find out who asks than to count that he does."""
         self._address = addresses.of
         self._peer = addresses.plain
 

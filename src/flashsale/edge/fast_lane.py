@@ -137,8 +137,14 @@ class FastLane(Connection):
         # Of the hot message being received:
         self.subject = ""
         self.said = NOTHING_SAID
+        self.alone = NOTHING_SAID
+        """What a request says of which nothing is known but its peer."""
         self.trace: bytes | None = None
         self.keep_alive = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.alone = Said(peer=self.peer)
 
     def data_received(self, data: bytes) -> None:
         if self.receiving or self.busy or self.line or self.unfed or self.closing or self.deaf:
@@ -148,7 +154,8 @@ class FastLane(Connection):
         if known is not None and not self.flow.write_paused:
             self.busy, self.close_after, self.working = True, False, AVAILABILITY
             assert self.routes is not None
-            self.routes.show(known.sku_id, known.path, self.peer, known.forwarded_for, self._answer)
+            said = Said(forwarded_for=known.forwarded_for, peer=self.peer) if known.forwarded_for else self.alone
+            self.routes.show(known.sku_id, known.path, said, self._answer)
             return
         self.messages = 0
         super().data_received(data)
@@ -226,7 +233,7 @@ class FastLane(Connection):
             TRACE_ID.set(trace_id_in(trace))
             self.routes.reserve(body, said, path, self._answer)
         elif hot == AVAILABILITY:
-            self.routes.show(subject, path, said.peer, said.forwarded_for, self._answer)
+            self.routes.show(subject, path, said, self._answer)
         else:
             self.routes.reservation(subject, said, path, self._answer)
 

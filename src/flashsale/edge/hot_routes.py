@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import msgspec
 import structlog
 
-from flashsale.core.limits import at_door, inside
+from flashsale.core.limits import Bucket, at_door, inside
 from flashsale.core.pending import is_genuine
 from flashsale.core.questions import FindReservations, Query
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
@@ -102,6 +102,7 @@ class HotRoutes:
         self._caller = door.caller
         self._visitor = door.visitor
         self._believes = door.believes
+        self._verifies = door.verifies
         self._reserve_soon = shop.reserve_soon
         self._find = shop.find
         self._storefront = shop.storefront
@@ -114,61 +115,71 @@ class HotRoutes:
 
     def reserve(self, body: bytes, said: Said, path: str, send: Send) -> None:
         """POST /reservations."""
-        if self._limiting.rates.door:
-            self._let_in(said.peer, said.forwarded_for, path, send, lambda: self._reserve(body, said, path, send))
+        if self._verifies and self._limiting.rates.door:
+            self._let_in(said, path, send, partial(self._reserve, body, said, path, send))
         else:
-            self._reserve(body, said, path, send)
+            self._reserve(body, said, path, send, self._at_door(said))
 
-    def _let_in(
-        self, peer: str | None, forwarded_for: bytes | None, path: str, send: Send, go_on: Callable[[], None]
-    ) -> None:
-        """Goes on, unless too much comes from there or in all."""
-
-        def told(refused: Refused | None) -> None:
-            if refused is None:
-                go_on()
-            else:
-                send(self._refusal(refused, path))
-
-        address = self._door.address(Said(forwarded_for=forwarded_for, peer=peer))
-        self._limiting.take(at_door(self._limiting.rates, address), told)
-
-    def _reserve(self, body: bytes, said: Said, path: str, send: Send) -> None:
+    def _reserve(self, body: bytes, said: Said, path: str, send: Send, wanted: Sequence[Bucket] = ()) -> None:
         """Of somebody who is still to be identified."""
         who = self._caller(said)
         if who is LATER and self._again(said, lambda known: self.reserve_as(known, body, said, path, send)):
             return
-        self.reserve_as(who, body, said, path, send)
+        self.reserve_as(who, body, said, path, send, 0, wanted)
 
     def reserve_as(
-        self, who: Caller | Refused, body: bytes, said: Said, path: str, send: Send, wait_seconds: int = 0
-    ) -> None:
-        """POST /reservations. A malformed one is refused before anybody asks who sends it."""
+        self, who: Caller | Refused, body: bytes, said: Said, path: str, send: Send, wait_seconds: int = 0,
+        wanted: Sequence[Bucket] = (),
+    ) -> None:  # fmt: skip
+        """POST /reservations. A malformed one is refused before anybody asks who sends it. `wanted`: what it is counted
+        for at the door, if that is still to be done; then all of it is counted in one."""
         known = NAMELESS if isinstance(who, Refused) else who.user_id
         call = parse_reserve(body, said.key, said.user if self._believes else None, known)
         if isinstance(call, Refused):
-            send(self._refusal(call, path))
+            self._refuse(call, wanted, path, send)
         elif isinstance(who, Refused):
-            send(self._refusal(who, path))
+            self._refuse(who, wanted, path, send)
         elif call.user_id != known and not who.free:
-            send(self._refusal(not_found("userId", call.user_id[:ECHO_MAX]), path))
+            self._refuse(not_found("userId", call.user_id[:ECHO_MAX]), wanted, path, send)
         else:
             reply = partial(self._decided, path, send, wait_seconds, perf_counter())
-            self._attempt(self._visitor(call.user_id, who, said), call, reply)
+            visitor = self._visitor(call.user_id, who, said)
+            self.count_attempt(visitor, call.sku_id, partial(self._counted, visitor, call, reply), wanted)
 
-    def _attempt(self, visitor: Visitor, call: ReserveCall, reply: Callable[[Told], None]) -> None:
-        def told(refused: Refused | None) -> None:
-            if refused is None:
-                self._reserve_soon(visitor, call.sku_id, call.quantity, call.key, reply)
-            else:
-                reply(refused)
+    def _refuse(self, refused: Refused, wanted: Sequence[Bucket], path: str, send: Send) -> None:
+        """Unless it is one too many at the door: that is said first."""
+        self._limiting.take(wanted, lambda limited: send(self._refusal(limited or refused, path)))
 
-        self.count_attempt(visitor, call.sku_id, told)
+    def _counted(
+        self, visitor: Visitor, call: ReserveCall, reply: Callable[[Told], None], limited: Refused | None
+    ) -> None:
+        if limited is None:
+            self._reserve_soon(visitor, call.sku_id, call.quantity, call.key, reply)
+        else:
+            reply(limited)
 
-    def count_attempt(self, visitor: Visitor, sku_id: str, told: Callable[[Refused | None], None]) -> None:
-        """A purchase attempt of somebody who is known; `told` hears whether he may."""
+    def count_attempt(
+        self, visitor: Visitor, sku_id: str, told: Callable[[Refused | None], None], wanted: Sequence[Bucket] = ()
+    ) -> None:
+        """A purchase attempt of somebody who is known; `told` hears whether he may. `wanted` is counted with it."""
         offer = self._storefront.offers.get(sku_id)
-        self._limiting.attempt(visitor.user_id, visitor.tier, offer.sale.sale_id if offer else "", told)
+        sale_id = "" if offer is None else offer.sale.sale_id
+        self._limiting.attempt(visitor.user_id, visitor.tier, sale_id, told, wanted)
+
+    def _at_door(self, said: Said) -> Sequence[Bucket]:
+        rates = self._limiting.rates
+        return at_door(rates, self._door.address(said)) if rates.door else ()
+
+    def _let_in(self, said: Said, path: str, send: Send, go_on: Callable[[], None]) -> None:
+        """Goes on, unless too much comes from there or in all."""
+
+        def told(limited: Refused | None) -> None:
+            if limited is None:
+                go_on()
+            else:
+                send(self._refusal(limited, path))
+
+        self._limiting.take(self._at_door(said), told)
 
     def _again(self, said: Said, then: Callable[[Caller | Refused], None]) -> bool:
         """Asks who it is once more when there is news. False: there will be none. What `then` does belongs to the
@@ -218,43 +229,46 @@ class HotRoutes:
         self._rendered[sku_id] = _Rendered(offer, offer.version, now_ms + RENDERED_FOR_MS, answer)
         return answer
 
-    def show(self, sku_id: str, path: str, peer: str | None, forwarded_for: bytes | None, send: Send) -> None:
+    def show(self, sku_id: str, path: str, said: Said, send: Send) -> None:
         """GET /products/{sku}/availability."""
         if self._limiting.rates.door:
-            self._let_in(peer, forwarded_for, path, send, lambda: send(self.availability(sku_id, path)))
+            self._let_in(said, path, send, lambda: send(self.availability(sku_id, path)))
         else:
             send(self.availability(sku_id, path))
 
     def reservation(self, reservation_id: str, said: Said, path: str, send: Send) -> None:
         """GET /reservations/{id}."""
-        if self._limiting.rates.door:
-            again = partial(self._reservation, reservation_id, said, path, send)
-            self._let_in(said.peer, said.forwarded_for, path, send, again)
+        if self._verifies and self._limiting.rates.door:
+            self._let_in(said, path, send, partial(self._reservation, reservation_id, said, path, send))
         else:
-            self._reservation(reservation_id, said, path, send)
+            self._reservation(reservation_id, said, path, send, self._at_door(said))
 
-    def _reservation(self, reservation_id: str, said: Said, path: str, send: Send) -> None:
+    def _reservation(
+        self, reservation_id: str, said: Said, path: str, send: Send, wanted: Sequence[Bucket] = ()
+    ) -> None:
         """Of somebody who is still to be identified."""
         who = self._caller(said)
-        if who is LATER and self._again(said, lambda known: self._poll(known, reservation_id, said, path, send)):
+        if who is LATER and self._again(said, lambda known: self._poll(known, reservation_id, said, path, send, ())):
             return
-        self._poll(who, reservation_id, said, path, send)
+        self._poll(who, reservation_id, said, path, send, wanted)
 
-    def _poll(self, who: Caller | Refused, reservation_id: str, said: Said, path: str, send: Send) -> None:
+    def _poll(
+        self, who: Caller | Refused, reservation_id: str, said: Said, path: str, send: Send, wanted: Sequence[Bucket]
+    ) -> None:
         """Counts, then answers."""
         owner = self._owner(who, said)
         if isinstance(owner, Refused):
-            send(self._refusal(owner, path))
+            self._refuse(owner, wanted, path, send)
             return
         question = _Question(reservation_id, owner, path, send, 0)
 
-        def told(refused: Refused | None) -> None:
-            if refused is None:
+        def told(limited: Refused | None) -> None:
+            if limited is None:
                 self._questions.add(question)
             else:
-                send(self._refusal(refused, path))
+                send(self._refusal(limited, path))
 
-        self._limiting.take(inside(self._limiting.rates, owner, None), told)
+        self._limiting.take([*wanted, *inside(self._limiting.rates, owner, None)], told)
 
     def reservation_as(
         self, who: Caller | Refused, reservation_id: str, said: Said, path: str, send: Send, wait_seconds: int = 0

@@ -69,11 +69,14 @@ class Limiting:
             self.thresholds, self.processes = thresholds, processes
             self.rates = rates_of(thresholds, processes)
 
-    def attempt(self, user_id: str, claimed: str | None, sale_id: str, reply: Told) -> None:
+    def attempt(
+        self, user_id: str, claimed: str | None, sale_id: str, reply: Told, wanted: Sequence[Bucket] = ()
+    ) -> None:
         """Takes out what a purchase attempt needs, once it is known who asks and at which sale; empty: there is no
-        such sale. `claimed`: the tier that his identity names."""
+        such sale. `claimed`: the tier that his identity names; `wanted`: what else it needs."""
         tier = self.tier_of(user_id, claimed)
-        self.take(inside(self.rates, user_id, tier, sale_id), reply, tier)
+        buckets = inside(self.rates, user_id, tier, sale_id)
+        self.take([*wanted, *buckets] if wanted else buckets, reply, tier)
 
     def tier_of(self, user_id: str, claimed: str | None) -> Tier | None:
         """What an operator gave him; else what his token says."""
