@@ -224,7 +224,15 @@ class Ask:
 
     async def read(self, shape: type[T]) -> T:
         """The body as a `shape`, strictly."""
-        found = read(await self.body(), shape)
+        return await self._counted(read(await self.body(), shape))
+
+    async def read_if_any(self, shape: type[T]) -> T | None:
+        """For routes whose body may be left out."""
+        body = await self.body()
+        return await self._counted(read(body, shape) if body else None)
+
+    async def _counted(self, found: T) -> T:
+        """A body in good form; now it is known whom it names."""
         if self.counts_user:
             await self.count_user(getattr(found, "user_id", None))
         return found

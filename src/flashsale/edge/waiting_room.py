@@ -20,7 +20,7 @@ from flashsale.core.wait_estimate import Reason
 from flashsale.core.waiting_room import Phase, Room, Standing
 from flashsale.edge import schema, views
 from flashsale.edge.buyer import API
-from flashsale.edge.call import Ask, Audience, Call, Param, Refusing, Stream, buyer, caller, read
+from flashsale.edge.call import Ask, Audience, Call, Param, Refusing, Stream, buyer, caller
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import Answer, timestamp
 from flashsale.engine import Engine
@@ -108,9 +108,8 @@ class WaitingRoom:
         self._pages: OrderedDict[tuple[bytes, int], Answer] = OrderedDict()
 
     async def join(self, ask: Ask) -> Answer | Refused:
-        body = await ask.body()
-        named = read(body, JoinBody).user_id if body else None
-        seen = await self._visiting.join(ask.params["saleId"], buyer(ask, named).user_id)
+        named = await ask.read_if_any(JoinBody)
+        seen = await self._visiting.join(ask.params["saleId"], buyer(ask, named and named.user_id).user_id)
         return seen if isinstance(seen, Refused) else views.json(shown(seen), 201)
 
     async def place(self, ask: Ask) -> Answer | Refused:
