@@ -1,6 +1,7 @@
 """Rate limits as clients and operators meet them, on both lanes of a real server."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -354,3 +355,27 @@ async def test_what_was_set_survives_a_restart(lane: str, tmp_path: Path, sandbo
     async with served(tmp_path, sandbox_url, lane, **GATEWAY) as shop:
         assert [(await buy(shop)).status_code for _ in range(2)] == [201, 429]
         assert [(await buy(shop, "vip")).status_code for _ in range(3)] == [201] * 3
+
+
+# Every route
+
+BODIES = {
+    "/reservations": {"skuId": "PHONE"},
+    "/reservations/cart": {"items": [{"skuId": "PHONE"}]},
+    "/orders/checkout": {"reservationId": "res_x", "paymentTransactionId": "p"},
+    "/sales/{saleId}/queue": {},
+}
+"""In good form, of each private route that has a body."""
+
+
+async def test_no_private_route_forgets_to_count_its_user(shop: Shop) -> None:
+    await limit(shop, userPerSecond=NEVER, userBurst=1)
+    await get(shop, "orders/user/alice")
+    private = [call for call in shop.app.opt["calls"] if call.private]
+    assert len(private) >= 12
+    for call in private:
+        path = call.path.replace("{userId}", "alice").replace("{saleId}", "S1")
+        path = re.sub(r"\{\w+\}", "x_1", path)
+        body = BODIES[call.path.removeprefix("/api/v1")] if call.body is not None else None
+        answer = await shop.ask(call.method, path, body, headers={"X-User-ID": "alice"})
+        assert (call.path, answer.status_code) == (call.path, 429)

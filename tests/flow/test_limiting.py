@@ -1,6 +1,7 @@
 """What the engine makes of limits: at once in a process, in one call at a gate, and with a share while that is away."""
 
 import asyncio
+from contextvars import copy_context
 
 import pytest
 from contract.gates import Hand
@@ -12,6 +13,7 @@ from flashsale.core.refusal import Refused
 from flashsale.core.thresholds import Thresholds
 from flashsale.flow.limiting import Limiting
 from flashsale.ports import GateAway
+from flashsale.tracing import TRACE_ID
 
 LIMIT_2 = Thresholds(user_per_second=2)
 
@@ -113,6 +115,15 @@ async def test_processes_without_a_gate_allow_together_no_more_than_the_limit():
     for desk in desks:
         desk.limiting.set(desk.limiting.thresholds, len(desks))
     assert sum([await desk.allowed(100) for desk in desks]) == 20
+
+
+async def test_what_follows_an_answer_belongs_to_its_request_and_not_to_those_that_went_with_it():
+    desk, told = Desk(shared=True), asyncio.Queue()
+    for trace_id in ("one", "two"):
+        context = copy_context()
+        context.run(TRACE_ID.set, trace_id)
+        context.run(desk.limiting.take, desk.buckets(), lambda _: told.put_nowait(TRACE_ID.get()))
+    assert [await told.get(), await told.get()] == ["one", "two"]
 
 
 async def test_an_asker_who_cannot_be_told_is_not_his_neighbours_trouble():

@@ -8,20 +8,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from flashsale.core.limits import (
-    TIERS,
-    Limit,
-    LimitsChange,
-    ResetUser,
-    SetThresholds,
-    SetTier,
-    Thresholds,
-    Tier,
-    seconds_of,
-    shown,
-)
+from flashsale.core.limits import Limit, LimitsChange, ResetUser, SetThresholds, SetTier, seconds_of
 from flashsale.core.rate_limit import Allowance
 from flashsale.core.refusal import Refusal, Refused, invalid
+from flashsale.core.thresholds import TIERS, Thresholds, Tier, shown
 from flashsale.edge import schema, views
 from flashsale.edge.call import Ask, Audience, Call, Handler, Refusing
 from flashsale.edge.identity import OPERATORS_ONLY

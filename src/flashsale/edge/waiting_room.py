@@ -109,7 +109,7 @@ class WaitingRoom:
 
     async def join(self, ask: Ask) -> Answer | Refused:
         named = await ask.read_if_any(JoinBody)
-        seen = await self._visiting.join(ask.params["saleId"], buyer(ask, named and named.user_id).user_id)
+        seen = await self._visiting.join(ask.params["saleId"], buyer(ask, named.user_id if named else None).user_id)
         return seen if isinstance(seen, Refused) else views.json(shown(seen), 201)
 
     async def place(self, ask: Ask) -> Answer | Refused:
