@@ -76,6 +76,29 @@ def test_identity_open_is_refused_where_other_machines_reach_it(tmp_path):
     assert not (tmp_path / "flashsale-data").exists()
 
 
+def test_the_sandbox_is_refused_there_too_and_a_known_identity_is_not(tmp_path):
+    secret = {"FLASHSALE_IDENTITY": "jwt", "FLASHSALE_JWT_SECRET": "a-secret-of-32-bytes-at-the-least"}
+    refused = run("serve", "--host", EVERYWHERE, cwd=tmp_path, **secret)
+    assert refused.code == 2
+    assert "Here payment `sandbox` takes no money." in refused.said
+    assert "identity" not in refused.said
+    both = run("serve", "--host", EVERYWHERE, cwd=tmp_path)
+    assert "identity `open` believes every request about who sends it, payment `sandbox` takes no money" in both.said
+
+
+def test_a_file_of_keys_that_is_missing_or_none_is_refused_before_anything_is_opened(tmp_path):
+    for text in (None, "nonsense", '{"keys":[]}'):
+        if text is not None:
+            (tmp_path / "keys.json").write_text(text)
+        jwt = {"FLASHSALE_IDENTITY": "jwt", "FLASHSALE_JWT_JWKS": "keys.json"}
+        refused = run("serve", cwd=tmp_path, **jwt)
+        assert refused.code == 2
+        assert "the keys of tokens cannot be read" in refused.said
+        assert "FLASHSALE_JWT_JWKS" in refused.said
+        assert not (tmp_path / "flashsale-data").exists()
+        assert "token keys" in run("doctor", cwd=tmp_path, **jwt).said
+
+
 def test_whoever_insists_on_identity_open_is_warned_loudly(tmp_path):
     with Server(tmp_path, "--host", EVERYWHERE, FLASHSALE_OPEN_ANYWHERE="1", **NO_SANDBOX) as server:
         assert "WARNING: 0.0.0.0 can be reached from other machines" in server.errors

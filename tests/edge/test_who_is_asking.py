@@ -15,6 +15,7 @@ from servers.web import Web
 
 from flashsale.core.questions import AuditPage
 from flashsale.engine import Engine
+from flashsale.flow.queueing import Queueing
 
 UNLIMITED = {"rate_per_address": 0.0, "rate_per_user": 0.0}
 JWT = UNLIMITED | {"identity": "jwt", "jwt_secret": SECRET}
@@ -348,6 +349,21 @@ async def test_address_tier_age_and_priority_reach_the_engine(
     assert (visitor.user_id, visitor.pass_text, visitor.tier) == ("alice", "a-pass", "gold")
     assert visitor.address == ("203.0.113.9" if trusted else "127.0.0.1")
     assert (visitor.known_since_ms, visitor.priority) == (1_700_000_000_000, "high")
+
+
+@pytest.mark.parametrize("kind", ["reservations", "reservations/cart"])
+async def test_high_priority_is_a_token_s_word_and_reaches_the_queue(
+    kind: str, signed_in: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    append = Queueing._append
+    monkeypatch.setattr(Queueing, "_append", lambda self, each: (seen.append(each.request), append(self, each)))
+    await signed_in.operate("POST", "sales", sale(product("QUEUED", perUserLimit=5), id="S2", mode="queued"))
+    body = {"skuId": "QUEUED"} if kind == "reservations" else {"items": [{"skuId": "QUEUED"}]}
+    for headers in (token("ann"), token("bob", priority="high"), token("carl") | {"Priority": "high"}):
+        answer = await signed_in.ask("POST", kind, body, headers=headers | {"Prefer": "wait=5"})
+        assert answer.status_code == 201
+    assert [(each.user_id, each.priority) for each in seen] == [("ann", "normal"), ("bob", "high"), ("carl", "normal")]
 
 
 async def test_x_forwarded_for_in_several_headers_is_one_list(

@@ -58,6 +58,11 @@ class JsonWebKeys:
         self.ready = False
         self.trouble: str | None = None
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._keys)
+
     def find(self, kid: str | None) -> VerifyingKey | None:
         if kid is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
@@ -113,9 +118,13 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+def is_url(place: str) -> bool:
+    return place.startswith(("http://", "https://"))
+
+
 def json_web_keys(place: str) -> JsonWebKeys:
     """Of a URL, read every five minutes, or of a file, read when it has changed."""
-    if place.startswith(("http://", "https://")):
+    if is_url(place):
         return JsonWebKeys(_Url(place).read, FRESH_SECONDS)
     return JsonWebKeys(_File(Path(place)).read, FILE_SECONDS)
 

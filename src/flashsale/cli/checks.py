@@ -26,6 +26,7 @@ from flashsale.cli.data_directory import NO_LEDGER, NOT_WRITABLE, may_be_ledger,
 from flashsale.cli.finding import Finding, ok, problem, warning
 from flashsale.cli.opening import held
 from flashsale.cli.problem import Problem
+from flashsale.cli.token_keys import token_keys
 from flashsale.composition import ExtraMissing, postgres_facts, redis_facts
 from flashsale.ports import GateAway, LedgerBroken, LedgerUnavailable
 from flashsale.settings import PREFIX, Settings, without_password
@@ -54,6 +55,7 @@ def examine(settings: Settings, host: str, port: int) -> list[Finding]:
         *ledger(settings),
         *gate(settings),
         *broker(settings),
+        *token_keys(settings),
         address(host, port),
     ]
 

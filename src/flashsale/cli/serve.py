@@ -27,6 +27,7 @@ from flashsale.cli.data_directory import admin_token, prepare, remember_url
 from flashsale.cli.opening import broken, open_engine
 from flashsale.cli.options import DEFAULT_HOST, DEFAULT_PORT, Data, Host, Port, new_app
 from flashsale.cli.problem import WRONG_INPUT, Problem, load_settings
+from flashsale.cli.token_keys import refuse_missing_keys
 from flashsale.cli.workers import WorkerFailed, Workers, listen, watch_parent, worker_command
 from flashsale.edge.app import create_app
 from flashsale.edge.metrics import LEAVE_SECONDS, Slot
@@ -71,6 +72,7 @@ def serve(
     refuse_workers(settings, workers)
     refuse_fewer_loops(settings)
     refuse_strangers(settings, host)
+    refuse_missing_keys(settings)
     prepare(settings)
     allow_files(settings.connections_max + OTHER_FILES)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
