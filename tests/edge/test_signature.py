@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from edge.shop import OPERATOR, Shop, faults, said, transaction
-from edge.test_who_is_asking import served
+from edge.shop import OPERATOR, Shop, faults, said, served, transaction
 
 from flashsale.edge.signature import Signatures, Signing, canonical
 
