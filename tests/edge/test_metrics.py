@@ -342,7 +342,8 @@ async def test_every_metric_that_is_scraped_is_listed_with_its_labels(
 
     monkeypatch.setattr(Operations, "_outbox", looked)
     shop.engine.leases = (Lease(None, "sweep", "ann", None),)
-    await shop.open()
+    await shop.open(waitingRoom={"enabled": True})
+    await shop.engine.rooms.look()
     await shop.reserve("alice")
     await shop.reserve("bob", sku="NOTHING")
     await asyncio.sleep(0)
