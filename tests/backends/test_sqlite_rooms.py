@@ -12,7 +12,7 @@ FOUND_BY = {
     "ticket_of_user": (("sale", "ann"), "INDEX ticket_user (sale_id=? AND user_id=?)"),
     "tickets": (("sale", "[1]"), "SEARCH t USING PRIMARY KEY (sale_id=? AND number=?)"),
     "entrants": (("sale", 1, 2), "PRIMARY KEY (sale_id=? AND number>?)"),
-    "figures": (("sale", 1), "INDEX ticket_pass (sale_id=? AND pass_until_ms>?)"),
+    "figures": (("sale", 1, True), "INDEX ticket_pass (sale_id=? AND pass_until_ms>?)"),
 }
 
 

@@ -21,6 +21,7 @@ from flashsale.core.stock import Decided, Granted
 from flashsale.core.waiting_room import Called, Closed, Drawn, Figures, Joining, Phase, Room, Rooted, Ticket, Turn
 
 LATER_MS = OPENING_MS + 60_000
+ROOMS = FindRooms(("sale",))
 TERMS = RoomTerms(admit_per_second=10, burst=5, max_waiting=1000, pass_seconds=30, prequeue_seconds=120)
 
 
@@ -41,7 +42,7 @@ class Hall:
         return [each.number for each in tickets]
 
     async def room(self) -> Room:
-        [room] = await self.ledger.find(FindRooms())
+        [room] = await self.ledger.find(ROOMS)
         return room
 
     async def ticket(self, number: int) -> Ticket:
@@ -116,9 +117,12 @@ async def test_one_user_who_joins_many_times_at_once_has_one_ticket(hall):
 async def test_what_was_joined_is_there_after_a_restart(opening, tmp_path):
     async with shop(opening, tmp_path) as it:
         await it.opens(lamps())
-        before = [await it.ledger.join("sale", [Joining("ann", 5_000)]), await it.ledger.find(FindRooms())]
+        before = [await it.ledger.join("sale", [Joining("ann", 5_000)]), await it.ledger.find(ROOMS)]
     async with shop(opening, tmp_path) as it:
-        assert [await it.ledger.join("sale", [Joining("ann", 9_000)]), await it.ledger.find(FindRooms())] == before
+        assert [
+            await it.ledger.join("sale", [Joining("ann", 9_000)]),
+            await it.ledger.find(ROOMS),
+        ] == before
 
 
 async def test_a_room_opens_before_the_start_and_not_sooner(hall):
@@ -399,11 +403,11 @@ def _request(it: Shop, user: str, pass_number: int) -> Request:
 async def test_a_sale_gets_its_room_when_its_terms_first_want_one_and_keeps_its_seed(opening, tmp_path):
     async with shop(opening, tmp_path) as it:
         await it.opens(a_sale())
-        assert await it.ledger.find(FindRooms()) == []
+        assert await it.ledger.find(ROOMS) == []
         await _edit(it, waiting_room=TERMS)
-        [room] = await it.ledger.find(FindRooms())
+        [room] = await it.ledger.find(ROOMS)
         await _edit(it, waiting_room=RoomTerms(burst=9))
-        assert await it.ledger.find(FindRooms()) == [room]
+        assert await it.ledger.find(ROOMS) == [room]
         assert len(set(room.seed)) > 8
 
 
@@ -411,7 +415,7 @@ async def test_a_sale_that_is_deleted_leaves_no_ticket_behind(hall):
     before = await hall.room()
     await hall.numbers("ann")
     await hall.ledger.change_sale(DeleteSale("sale", "operator"))
-    assert await hall.ledger.find(FindRooms()) == []
+    assert await hall.ledger.find(ROOMS) == []
     await hall.it.opens(lamps())
     assert await hall.ledger.find(EntrantsOf("sale")) == []
     assert (await hall.room()).seed != before.seed

@@ -95,7 +95,7 @@ class World:
         await self.it.ledger.change_sale(CreateSale(a_draft(sale, units), "operator"))
 
     async def room(self) -> Room:
-        [room] = await self.it.ledger.find(FindRooms())
+        [room] = await self.it.ledger.find(FindRooms(("sale",)))
         return room
 
 

@@ -199,7 +199,9 @@ class FiguresOf(Query[SaleFigures], frozen=True):
 
 
 class FindRooms(Query[list[Room]], frozen=True):
-    """All waiting rooms."""
+    """The waiting rooms of these sales, those that exist."""
+
+    sale_ids: tuple[str, ...]
 
 
 class FindTickets(Query[tuple[Room | None, list[Ticket]]], frozen=True):
@@ -228,6 +230,8 @@ class AdmissionOf(Query[tuple[Room, Figures] | None], frozen=True):
 
     sale_id: str
     now_ms: int
+    active: bool = True
+    """Whether unpaid reservations count."""
 
 
 class Work(msgspec.Struct, frozen=True):

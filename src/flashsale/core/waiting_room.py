@@ -242,6 +242,11 @@ def allowance(sale: Sale, room: Room, figures: Figures, now_ms: int) -> int:
     return max(0, allowed)
 
 
+def limits_active(sale: Sale) -> bool:
+    """Whether it counts how many hold an unpaid reservation."""
+    return sale.waiting_room is not None and sale.waiting_room.max_active is not None
+
+
 def _bucket(room: Room, terms: RoomTerms, now_ms: int, cost: int) -> tuple[float, int]:
     """When the bucket is full after so many, and how many more it allows."""
     now_us = float(now_ms * 1000 - rate_limit.ORIGIN_US)

@@ -36,6 +36,7 @@ from flashsale.core.waiting_room import (
     Ticket,
     Turn,
     allowance,
+    limits_active,
 )
 from flashsale.counts import Counts
 from flashsale.flow.lease import Turn as LeaseTurn
@@ -141,7 +142,7 @@ class Admitting:
     async def _let_in(self, sale: Sale, picture: Picture) -> int | None:
         """How many of the next ones were let in; None: it is not worth asking again now."""
         sale_id = sale.sale_id
-        found = await self._ledger.find(AdmissionOf(sale_id, self._clock.now_ms()))
+        found = await self._ledger.find(AdmissionOf(sale_id, self._clock.now_ms(), limits_active(sale)))
         if found is None:
             return None
         room, figures = found

@@ -15,7 +15,7 @@ from itertools import count
 import msgspec
 
 from flashsale.core.questions import DrawnOrder, FindRooms
-from flashsale.core.sale import RoomTerms, Sale, state_at
+from flashsale.core.sale import RoomTerms, Sale, SaleState, state_at
 from flashsale.core.wait_estimate import Pace
 from flashsale.core.waiting_room import Phase, Room
 from flashsale.flow.storefront import Storefront
@@ -110,13 +110,12 @@ class RoomsSeen:
         return sum(row.available for row in rows if row is not None)
 
     async def look(self) -> None:
-        wanted = {sale_id: sale for sale_id, sale in self._storefront.sales.items() if sale.waiting_room is not None}
-        if not wanted:
-            self.pictures.clear()
-            return
-        found = {room.sale_id: room for room in await self._ledger.find(FindRooms()) if room.sale_id in wanted}
+        now_ms = self._clock.now_ms()
+        wanted = {sale_id: sale for sale_id, sale in self._storefront.sales.items() if _is_open(sale, now_ms)}
+        rooms = await self._ledger.find(FindRooms(tuple(wanted))) if wanted else []
+        found = {room.sale_id: room for room in rooms}
         for gone in self.pictures.keys() - found.keys():
-            self.pictures.pop(gone).wake(("gone",))
+            self.pictures.pop(gone).let_go()
         for sale_id, room in found.items():
             await self.saw(wanted[sale_id], room)
 
@@ -131,7 +130,7 @@ class RoomsSeen:
             picture.room = room
         now_ms = self._clock.now_ms()
         state, sold_out = state_at(sale, now_ms), self.available(sale) <= 0
-        if room.phase is Phase.DRAWN and room.entrants and picture.drawing is None:
+        if room.phase is Phase.DRAWN and room.entrants and picture.drawing is None and state is not SaleState.ENDED:
             await self._draw(picture)
         picture.wake((state, sold_out, picture.room.phase))
         return picture
@@ -141,6 +140,11 @@ class RoomsSeen:
             if picture.drawing is None:
                 numbers = await self._ledger.find(DrawnOrder(picture.room.sale_id))
                 picture.drawing = await asyncio.to_thread(Drawing, numbers)
+
+
+def _is_open(sale: Sale, now_ms: int) -> bool:
+    """Whether it has a waiting room in which somebody may wait."""
+    return sale.waiting_room is not None and state_at(sale, now_ms) is not SaleState.ENDED
 
 
 def pace_of(sale: Sale, room: Room) -> Pace:

@@ -189,7 +189,8 @@ class Merged:
 
     async def rooms(self, query: FindRooms) -> list[Room]:
         """Those of a shard that is away as it last said them."""
-        return _all(await self._kept(query))
+        asked = set(query.sale_ids)
+        return [room for room in _all(await self._kept(query)) if room.sale_id in asked]
 
     async def letters(self, query: DeadLetters) -> list[DeadLetter]:
         """Whole or UNAVAILABLE: who goes on after a page would never see what it has left out."""

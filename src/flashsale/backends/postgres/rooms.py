@@ -19,7 +19,18 @@ from flashsale.backends.queries import load_queries
 from flashsale.core import waiting_room
 from flashsale.core.questions import AdmissionOf, DrawnOrder, EntrantsOf, FindRooms, FindTickets
 from flashsale.core.sale import Sale
-from flashsale.core.waiting_room import Drawn, DrawStep, Figures, Joining, Room, Ticket, Turn, Turned, parted
+from flashsale.core.waiting_room import (
+    Drawn,
+    DrawStep,
+    Figures,
+    Joining,
+    Room,
+    Ticket,
+    Turn,
+    Turned,
+    limits_active,
+    parted,
+)
 from flashsale.ports import Clock
 
 SQL = load_queries("postgres/rooms.sql")
@@ -97,7 +108,7 @@ async def admit(clock: Clock, sales: Mapping[str, Sale], turn: Turn, db: Connect
     sale = sales.get(turn.sale_id)
     if sale is None or room is None:
         return Altered(Turned([], 0))
-    figures = await _figures(db, turn.sale_id, now_ms)
+    figures = await _figures(db, turn.sale_id, now_ms, limits_active(sale))
     known = {each.number: each for each in await _tickets(db, turn.sale_id, turn.numbers)}
     before = msgspec.structs.asdict(room)
     turned = waiting_room.admit(sale, room, figures, *turn.of(known), now_ms)
@@ -112,8 +123,8 @@ async def admit(clock: Clock, sales: Mapping[str, Sale], turn: Turn, db: Connect
     return Altered(turned, changed=changed)
 
 
-async def _figures(db: Connection, sale_id: str, now_ms: int) -> Figures:
-    (counted,) = await db.fetch(SQL["figures"], sale_id, now_ms)
+async def _figures(db: Connection, sale_id: str, now_ms: int, active: bool) -> Figures:
+    (counted,) = await db.fetch(SQL["figures"], sale_id, now_ms, active)
     return Figures(*counted)
 
 
@@ -135,8 +146,8 @@ async def delete_room(db: Connection, sale_id: str) -> None:
 # Questions
 
 
-async def rooms(db: Connection, _: FindRooms) -> list[Room]:
-    return [_room(row) for row in await db.fetch(SQL["rooms"])]
+async def rooms(db: Connection, query: FindRooms) -> list[Room]:
+    return [_room(row) for row in await db.fetch(SQL["rooms"], [*query.sale_ids])]
 
 
 async def tickets(db: Connection, query: FindTickets) -> tuple[Room | None, list[Ticket]]:
@@ -155,4 +166,4 @@ async def drawn(db: Connection, query: DrawnOrder) -> bytes:
 
 async def admission(db: Connection, query: AdmissionOf) -> tuple[Room, Figures] | None:
     room = await _one(db, query.sale_id)
-    return (room, await _figures(db, query.sale_id, query.now_ms)) if room else None
+    return (room, await _figures(db, query.sale_id, query.now_ms, query.active)) if room else None

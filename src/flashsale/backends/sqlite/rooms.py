@@ -25,6 +25,7 @@ from flashsale.core.waiting_room import (
     Ticket,
     Turn,
     Turned,
+    limits_active,
     parted,
 )
 
@@ -106,7 +107,7 @@ def admit(desk: Desk, turn: Turn) -> Turned:
     sale, room, now_ms = desk.sales.get(turn.sale_id), _one(desk.db, turn.sale_id), desk.clock.now_ms()
     if sale is None or room is None:
         return Turned([], 0)
-    figures = _figures(desk.db, turn.sale_id, now_ms)
+    figures = _figures(desk.db, turn.sale_id, now_ms, limits_active(sale))
     known = {each.number: each for each in _tickets(desk.db, turn.sale_id, turn.numbers)}
     before = msgspec.structs.asdict(room)
     turned = waiting_room.admit(sale, room, figures, *turn.of(known), now_ms)
@@ -119,8 +120,8 @@ def admit(desk: Desk, turn: Turn) -> Turned:
     return turned
 
 
-def _figures(db: sqlite3.Connection, sale_id: str, now_ms: int) -> Figures:
-    return Figures(*db.execute(SQL["figures"], (sale_id, now_ms)).fetchone())
+def _figures(db: sqlite3.Connection, sale_id: str, now_ms: int, active: bool) -> Figures:
+    return Figures(*db.execute(SQL["figures"], (sale_id, now_ms, active)).fetchone())
 
 
 def _tickets(db: sqlite3.Connection, sale_id: str, numbers: Iterable[int]) -> list[Ticket]:
@@ -130,8 +131,8 @@ def _tickets(db: sqlite3.Connection, sale_id: str, numbers: Iterable[int]) -> li
 # Questions
 
 
-def rooms(db: sqlite3.Connection, _: FindRooms) -> list[Room]:
-    return [_room(row) for row in db.execute(SQL["rooms"])]
+def rooms(db: sqlite3.Connection, query: FindRooms) -> list[Room]:
+    return [_room(row) for row in db.execute(SQL["rooms"], (array(query.sale_ids),))]
 
 
 def tickets(db: sqlite3.Connection, query: FindTickets) -> tuple[Room | None, list[Ticket]]:
@@ -148,4 +149,4 @@ def drawn(db: sqlite3.Connection, query: DrawnOrder) -> bytes:
 
 def admission(db: sqlite3.Connection, query: AdmissionOf) -> tuple[Room, Figures] | None:
     room = _one(db, query.sale_id)
-    return (room, _figures(db, query.sale_id, query.now_ms)) if room else None
+    return (room, _figures(db, query.sale_id, query.now_ms, query.active)) if room else None

@@ -7,7 +7,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('room ' || $1::text, 0)), floor(ex
 SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace FROM room WHERE sale_id = $1;
 
 -- name: rooms
-SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace FROM room ORDER BY sale_id;
+SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace
+FROM room WHERE sale_id = ANY ($1::text[]) ORDER BY sale_id;
 
 -- name: open_room
 INSERT INTO room (sale_id, seed, arrivals, entrants, phase, head, full_at_us, sold_out)
@@ -66,11 +67,13 @@ CROSS JOIN LATERAL (
 INSERT INTO spent_pass (sale_id, number, reservation_id)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[]) ORDER BY 1, 2;
 
--- What counts when somebody is to be let in. Held are few while a waiting room is on.
+-- What counts when somebody is to be let in. Reservations of all sales are gone through, so only where there is a
+-- `max_active` that they count for.
 
 -- name: figures
 SELECT (SELECT coalesce(sum(total - held - sold), 0)::bigint FROM stock WHERE sale_id = $1),
-       (SELECT count(*) FROM reservation WHERE status = 'RESERVED' AND expires_at_ms > $2 AND sale_id = $1),
+       CASE WHEN $3::boolean THEN (SELECT count(*) FROM reservation
+            WHERE status = 'RESERVED' AND expires_at_ms > $2 AND sale_id = $1) ELSE 0 END,
        (SELECT count(*) FROM ticket AS t WHERE t.sale_id = $1 AND t.pass_until_ms > $2
             AND NOT EXISTS (SELECT 1 FROM spent_pass AS p WHERE p.sale_id = t.sale_id AND p.number = t.number));
 

@@ -4,7 +4,8 @@
 SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace FROM room WHERE sale_id = ?1;
 
 -- name: rooms
-SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace FROM room ORDER BY sale_id;
+SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace
+FROM room WHERE sale_id IN (SELECT value FROM json_each(?1)) ORDER BY sale_id;
 
 -- name: open_room
 INSERT INTO room (sale_id, seed, arrivals, entrants, phase, head, full_at_us, sold_out)
@@ -46,11 +47,13 @@ INSERT INTO spent_pass (sale_id, number, reservation_id)
 SELECT sale_id, number, '' FROM ticket WHERE sale_id = ?1 AND number = ?2 AND pass_until_ms IS NOT NULL
 ON CONFLICT DO NOTHING;
 
--- What counts when somebody is to be let in. Held are few while a waiting room is on.
+-- What counts when somebody is to be let in. Reservations of all sales are gone through, so only where there is a
+-- `max_active` that they count for.
 
 -- name: figures
 SELECT (SELECT coalesce(sum(total - held - sold), 0) FROM stock WHERE sale_id = ?1),
-       (SELECT count(*) FROM reservation WHERE status = 'RESERVED' AND expires_at_ms > ?2 AND sale_id = ?1),
+       CASE WHEN ?3 THEN (SELECT count(*) FROM reservation
+            WHERE status = 'RESERVED' AND expires_at_ms > ?2 AND sale_id = ?1) ELSE 0 END,
        (SELECT count(*) FROM ticket AS t WHERE t.sale_id = ?1 AND t.pass_until_ms > ?2
             AND NOT EXISTS (SELECT 1 FROM spent_pass AS p WHERE p.sale_id = t.sale_id AND p.number = t.number));
 
