@@ -10,18 +10,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
+from flashsale.backends.challenges import AltchaChallenges
 from flashsale.backends.clock import HeardClock, SteadyClock
 from flashsale.backends.jwks import json_web_keys
-from flashsale.backends.memory import BUCKETS_MAX, MemoryGate
+from flashsale.backends.memory import BUCKETS_MAX, MEMBERS_MAX, MemoryGate
 from flashsale.backends.sandbox import KeptSandbox, SandboxProvider
 from flashsale.backends.sqlite.history import SqliteHistory
 from flashsale.backends.sqlite.leases import SqliteLeases
 from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.backends.sqlite.limits import SqliteLimits
+from flashsale.backends.sqlite.risk_log import SqliteRiskLog
 from flashsale.core.rate_limit import Buckets
+from flashsale.core.sighting import Groups
 from flashsale.core.thresholds import Thresholds
 from flashsale.flow import admit, consume, expire, publish, settle
+from flashsale.flow.decisions import Decisions, RiskLog
 from flashsale.flow.in_force import InForce, LimitBook
+from flashsale.flow.judging import Challenges, Judging
 from flashsale.flow.lease import Always, Lease, Never, Turn
 from flashsale.flow.ledger_queue import LedgerQueue, LedgerQueues
 from flashsale.flow.limiting import Limiting
@@ -110,6 +115,14 @@ class Store(NamedTuple):
     databases: Sequence[Database]
     away: Callable[[], Mapping[int, str]] = dict
     """Of each of several databases that is away, why."""
+
+
+class Risk(NamedTuple):
+    """What judges visitors, what it has decided, and what a suspect has to do. No judge: nobody is judged."""
+
+    judging: Judging | None
+    decisions: Decisions
+    challenges: Challenges
 
 
 class Turns(NamedTuple):
@@ -296,6 +309,26 @@ async def open_in_force(
     stack.push_async_callback(in_force.leave)
     await in_force.load()
     return in_force
+
+
+def risk_of(
+    settings: Settings, store: Store, clock: Clock, limiting: Limiting, gate: Gate, stack: AsyncExitStack
+) -> Risk:
+    """Where whoever asks is believed whatever he says, nobody is judged by it."""
+    if settings.postgres_url is None:
+        assert isinstance(store.ledger, SqliteLedger)
+        risk_log: RiskLog = SqliteRiskLog(store.ledger.move)
+    else:
+        risk_log = _postgres().PostgresRiskLog(settings.postgres_url)
+    stack.push_async_callback(risk_log.close)
+    decisions = Decisions(risk_log, clock)
+    stack.push_async_callback(decisions.write)
+    challenges = AltchaChallenges(store.ledger.secret, clock)
+    if settings.identity == "open":
+        return Risk(None, decisions, challenges)
+    secret, shared = store.ledger.secret, None if isinstance(gate, MemoryGate) else gate
+    judging = Judging(clock, limiting, Buckets(BUCKETS_MAX), Groups(MEMBERS_MAX), challenges, decisions, secret, shared)
+    return Risk(judging, decisions, challenges)
 
 
 async def open_gate(settings: Settings, clock: Clock) -> Gate:

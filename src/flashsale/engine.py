@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 from flashsale import composition
-from flashsale.composition import Database, Fatal, Line, Turns
+from flashsale.composition import Database, Fatal, Line, Risk, Turns
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.exits import illegal
 from flashsale.core.letter import DeadLetter
@@ -29,12 +29,13 @@ from flashsale.core.sale import Sale
 from flashsale.core.stock import Decided
 from flashsale.core.visitor import Visitor
 from flashsale.counts import Counts
-from flashsale.flow import admit, consume, expire, in_force, prune, publish, rooms, settle, visit, waiting
+from flashsale.flow import admit, consume, decisions, expire, in_force, prune, publish, rooms, settle, visit, waiting
 from flashsale.flow.admit import Admitting
 from flashsale.flow.consume import Consuming
 from flashsale.flow.expire import Sweeping
 from flashsale.flow.in_force import InForce, Settled
 from flashsale.flow.lease import Lease
+from flashsale.flow.origins import Origins
 from flashsale.flow.prune import Pruning
 from flashsale.flow.queueing import Queueing
 from flashsale.flow.relays import Relays
@@ -77,6 +78,7 @@ class Engine:
         line: Line,
         databases: Sequence[Database],
         in_force: InForce,
+        risk: Risk,
         publishing: Relays | None = None,
         keys: TokenKeys | None = None,
         shards_away: Callable[[], Mapping[int, str]] = dict,
@@ -93,8 +95,11 @@ class Engine:
         grace_ms = int(settings.queue_grace_seconds * 1000)
         self.rooms = RoomsSeen(ledger, storefront, clock)
         self.visiting = Visiting(ledger, line.permits, self.rooms, clock, grace_ms)
-        judges = (self.visiting.judge,)
-        self._reserving = Reserving(ledger, storefront, clock, queueing, self._watch, judges)
+        self.risk = risk
+        judging = risk.judging
+        judges = (Origins(ledger.secret), *((judging,) if judging else ()), self.visiting.judge)
+        granted = judging.granted if judging else None
+        self._reserving = Reserving(ledger, storefront, clock, queueing, self._watch, judges, granted)
         self._consuming = Consuming(ledger, line.sources, line.permits, storefront, self.waiting, clock)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
         self._resuming = Resuming(self._settling, turns.resume)
@@ -137,9 +142,10 @@ class Engine:
             limiting = composition.limiting_of(settings, clock, gate)
             in_force = await composition.open_in_force(settings, store, limiting, owned.owner, stack)
             keys = await composition.open_keys(settings, stack)
+            risk = composition.risk_of(settings, store, clock, limiting, gate, stack)
             engine = cls(
-                settings, ledger, provider, clock, storefront, turns, gate, line, databases, in_force, publishing,
-                keys, store.away,
+                settings, ledger, provider, clock, storefront, turns, gate, line, databases, in_force, risk,
+                publishing, keys, store.away,
             )  # fmt: skip
             engine.leases = tuple(owned.taken)
             stack.push_async_callback(last_sweep, ledger)
@@ -162,6 +168,7 @@ class Engine:
         if self.keys is not None:
             yield Loop("keys", KEYS_SECONDS, self.keys.look)
         yield Loop("waiting", waiting.LOOK_SECONDS, self.waiting.look)
+        yield Loop("risk", decisions.TICK_SECONDS, self.risk.decisions.write)
         yield Loop("rooms", rooms.LOOK_SECONDS, self.rooms.look)
         yield Loop("signs", visit.SIGNS_SECONDS, self.visiting.tell)
         yield Loop(admit.LEASE, admit.TICK_SECONDS, self._admitting.admit)
@@ -226,7 +233,10 @@ class Engine:
 
         May be repeated with the same transaction. Survives a crash between any two of its steps.
         """
-        return await self._settling.checkout(reservation_ids, user_id, transaction_id, payment_method, shipping_address)
+        paid = await self._settling.checkout(reservation_ids, user_id, transaction_id, payment_method, shipping_address)
+        if self.risk.judging and isinstance(paid, Order):
+            self.risk.judging.paid(paid.user_id, reservation_ids)
+        return paid
 
     async def order(self, order_id: str, user_id: str | None = None) -> Order | Refused:
         return _owned(await self.ledger.find(FindOrder(order_id=order_id)), "orderId", order_id, user_id)

@@ -85,11 +85,15 @@ async def test_the_document_has_every_route_with_its_errors(shop: Shop) -> None:
     paths = (await shop.ask("GET", "/api/openapi.json")).json()["paths"]
     documented = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert documented == {(call.method, call.path) for call in calls(shop) if call.answers}
-    assert {call.path for call in calls(shop)} - paths.keys() == {"/api/docs", "/api/docs/{file}", "/metrics"}
+    assert {call.path for call in calls(shop)} - paths.keys() == {
+        "/api/docs", "/api/docs/{file}", "/challenge", "/challenge/{file}", "/metrics",
+    }  # fmt: skip
     reserve = paths["/api/v1/reservations"]["post"]
     assert {"201", "202", "400", "403", "404", "409", "413", "422", "429", "503"} == reserve["responses"].keys()
     assert "SOLD_OUT" in reserve["responses"]["409"]["description"]
-    assert {param["name"] for param in reserve["parameters"]} == {"X-User-ID", "Idempotency-Key", "Prefer"}
+    assert {param["name"] for param in reserve["parameters"]} == {
+        "X-User-ID", "Idempotency-Key", "Prefer", "X-Flashsale-Device", "X-Flashsale-Challenge",
+    }  # fmt: skip
     assert paths["/api/v1/admin/sales"]["get"]["security"] == [{"operator": []}]
 
 

@@ -10,6 +10,7 @@ ROUTES = [
     ("GET", "sales/S1/stats"), ("GET", "audit"), ("GET", "events"), ("GET", "dead-letters"),
     ("POST", "dead-letters/redrive"), ("POST", "dead-letters/L1/redrive"), ("GET", "limits"), ("PUT", "limits"),
     ("GET", "limits/users/U1"), ("DELETE", "limits/users/U1"), ("PUT", "users/U1/tier"),
+    ("GET", "risk/decisions"),
 ]  # fmt: skip
 
 

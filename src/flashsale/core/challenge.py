@@ -22,6 +22,8 @@ HEADER = "X-Flashsale-Challenge"
 HEADER_MAX = 4096
 """Characters of a solution."""
 PATH = "/api/v1/challenge"
+PAGE = "/challenge"
+"""On which a browser solves one."""
 VALID_SECONDS = 300
 FOR_ANYBODY = ""
 _SEAL = 8
@@ -84,7 +86,8 @@ def _seal(secret: bytes, text: str) -> str:
 
 def required(secret: bytes, link: Link, why: str) -> Refused:
     """The refusal, with the address of a challenge that would do."""
-    details = {"challengeUrl": f"{PATH}?for={sealed(secret, link)}"}
+    text = sealed(secret, link)
+    details = {"challengeUrl": f"{PATH}?for={text}", "challengePage": f"{PAGE}?for={text}"}
     return Refused(Refusal.CHALLENGE_REQUIRED, f"{why}: solve the challenge at challengeUrl, then try again", details)
 
 

@@ -21,7 +21,18 @@ from litestar.response import Response
 from litestar.types import ASGIApp, HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
 from flashsale.core.refusal import Refusal, Refused, invalid
-from flashsale.edge import buyer, dead_letters, limits, metrics, operations, operator, waiting_room, wire
+from flashsale.edge import (
+    buyer,
+    challenge,
+    dead_letters,
+    limits,
+    metrics,
+    operations,
+    operator,
+    risk,
+    waiting_room,
+    wire,
+)  # fmt: skip
 from flashsale.edge.call import (
     BUYER_BODY_MAX,
     OPERATOR_BODY_MAX,
@@ -76,6 +87,8 @@ def create_app(
     calls += operator.calls(engine)
     calls += dead_letters.calls(engine)
     calls += limits.calls(engine)
+    calls += challenge.calls(engine)
+    calls += risk.calls(engine)
     engine.in_force.serve()
     state = State({"draining": False, "hot": hot})
     leaving = draining or (lambda: bool(state.draining))

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from flashsale.core import challenge
+from flashsale.core.device import HEADER, HEADER_MAX
 from flashsale.core.order import Order
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.request import Item
@@ -26,7 +28,17 @@ API = "/api/v1"
 REASON_MAX = 500
 
 R = Refusal
-CLOSED = (R.KEY_REUSED, R.NOT_FOUND, R.NOT_STARTED, R.ENDED, R.PAUSED, R.LIMIT_EXCEEDED, R.SOLD_OUT)
+CLOSED = (
+    R.KEY_REUSED,
+    R.BLOCKED,
+    R.CHALLENGE_REQUIRED,
+    R.NOT_FOUND,
+    R.NOT_STARTED,
+    R.ENDED,
+    R.PAUSED,
+    R.LIMIT_EXCEEDED,
+    R.SOLD_OUT,
+)
 """What a request for units may be refused with."""
 UNPAID = (
     R.NOT_FOUND, R.RESERVATION_EXPIRED, R.ILLEGAL_STATE, R.PAYMENT_DECLINED, R.PAYMENT_MISMATCH, R.PAYMENT_REUSED,
@@ -38,12 +50,25 @@ WAIT = Param(
     "Seconds to wait for the outcome of a PENDING reservation; others are answered at once",
     {"type": "integer", "minimum": 0, "maximum": WAIT_SECONDS_MAX},
 )
+DEVICE = Param(
+    HEADER,
+    "Device facts: base64url JSON, where a sale limits units per device or wants to know",
+    {"type": "string", "maxLength": HEADER_MAX},
+    "header",
+)
+SOLUTION = Param(
+    challenge.HEADER,
+    "The solution of a challenge, after CHALLENGE_REQUIRED",
+    {"type": "string", "maxLength": challenge.HEADER_MAX},
+    "header",
+)
 PREFER = Param(
     "Prefer",
     f"`wait=N`: in a queued sale, wait up to N seconds ({WAIT_SECONDS_MAX} at most) for the outcome",
     {"type": "string"},
     "header",
 )
+ASKING = (KEY, DEVICE, SOLUTION, PREFER)
 REASON = Param("reason", "Why, in your own words", {"type": "string", "maxLength": REASON_MAX})
 
 PRODUCTS_MAX, SALES_MAX = 1000, 200
@@ -225,9 +250,9 @@ def _reservation_calls(routes: Buyer) -> list[Call]:
     one, path = {200: ReservationState}, "/reservations/{reservationId}"
     return [
         _post("/reservations", "Reserve units of a product", routes.reserve,
-              {201: schema.Reservation, 202: ReservationState}, schema.ReserveBody, CLOSED, (KEY, PREFER), True),
+              {201: schema.Reservation, 202: ReservationState}, schema.ReserveBody, CLOSED, ASKING, True),
         _post("/reservations/cart", "Reserve several products of one sale, or none", routes.reserve_cart,
-              {201: schema.Cart, 202: CartState}, schema.CartBody, CLOSED, (KEY, PREFER), True),
+              {201: schema.Cart, 202: CartState}, schema.CartBody, CLOSED, ASKING, True),
         _own(path, "A reservation as it stands", routes.reservation, one, (WAIT,)),
         _delete(path, "Give the units back", routes.release, {204: None}),
         _own("/reservations/user/{userId}/active", "What a user holds", routes.active,

@@ -20,7 +20,7 @@ from litestar.types import HTTPReceiveMessage, Receive, Scope
 from flashsale.core.limits import Bucket, at_door, inside
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.visitor import Visitor
-from flashsale.edge.door import Door
+from flashsale.edge.door import Door, device_in
 from flashsale.edge.identity import LATER, Caller, Role, Said
 from flashsale.edge.schema import IN_WORDS
 from flashsale.edge.strict_json import ECHO_MAX, parse_json
@@ -114,6 +114,7 @@ class Ask:
         return Said(
             header(b"x-user-id"), header(b"idempotency-key"), header(b"x-flashsale-pass"), header(b"authorization"),
             self.headers(b"x-forwarded-for"), client[0] if client else None,
+            header(b"x-flashsale-device"), header(b"x-flashsale-challenge"),
         )  # fmt: skip
 
     async def identify(self) -> None:
@@ -352,7 +353,10 @@ def buyer(ask: Ask, *said: str | None) -> Visitor:
     user_id = named or who.user_id if who.free else _himself(who, named)
     if user_id is None:
         raise Refusing(invalid("userId", "is required, here or in header X-User-ID"))
-    return ask.door.visitor(user_id, who, ask.said)
+    device = device_in(ask.said)
+    if isinstance(device, Refused):
+        raise Refusing(device)
+    return ask.door.visitor(user_id, who, ask.said, device)
 
 
 def _himself(who: Caller, named: str | None) -> str | None:

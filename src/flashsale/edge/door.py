@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from flashsale.core.device import Device, read_device
+from flashsale.core.refusal import Refused
 from flashsale.core.visitor import Visitor
 from flashsale.edge.address import Addresses
 from flashsale.edge.identity import Caller, Gateway, Identity, Open, OperatorToken, Said
@@ -30,12 +32,18 @@ class Door:
         """From where he asks."""
         return self._address(said.peer, said.forwarded_for)
 
-    def visitor(self, user_id: str, who: Caller, said: Said) -> Visitor:
+    def visitor(self, user_id: str, who: Caller, said: Said, device: Device | None) -> Visitor:
         """Who asks for units, in the name of this user."""
         pass_text = said.pass_text.decode("latin-1") if said.pass_text is not None else None
         forwarded_for = said.forwarded_for
         address = self._peer(said.peer) if forwarded_for is None else self._address(said.peer, forwarded_for)
-        return Visitor(user_id, pass_text, address, who.tier, who.known_since_ms, who.priority)
+        solution = said.solution.decode("latin-1") if said.solution is not None else None
+        return Visitor(user_id, pass_text, address, who.tier, who.known_since_ms, who.priority, device, solution)
+
+
+def device_in(said: Said) -> Device | Refused | None:
+    """The device facts of a request."""
+    return None if said.device is None else read_device(said.device.decode("latin-1"))
 
 
 def _identity(

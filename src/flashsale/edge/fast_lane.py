@@ -39,12 +39,14 @@ _RESERVATION_URL = re.compile(rb"/api/v1/reservations/(res_[A-Za-z0-9]{1,64})").
 
 _HOST_FORM = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?").fullmatch
 
-_LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL, _HOST, _TRACE, _PASS, _AUTHORIZATION, _FORWARDED = range(1, 11)
+_LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL, _HOST, _TRACE, _PASS = range(1, 9)
+_AUTHORIZATION, _FORWARDED, _DEVICE, _SOLUTION = range(9, 13)
 _KINDS = {
     b"host": _HOST, b"content-length": _LENGTH, b"idempotency-key": _KEY, b"x-user-id": _USER,
     b"connection": _CONNECTION, b"prefer": _UNUSUAL, b"transfer-encoding": _UNUSUAL, b"expect": _UNUSUAL,
     b"upgrade": _UNUSUAL, b"traceparent": _TRACE, b"x-flashsale-pass": _PASS,
     b"authorization": _AUTHORIZATION, b"x-forwarded-for": _FORWARDED,
+    b"x-flashsale-device": _DEVICE, b"x-flashsale-challenge": _SOLUTION,
 }  # fmt: skip
 
 
@@ -181,7 +183,10 @@ class FastLane(Connection):
         length, host = int(found.get(_LENGTH, -1)), found.get(_HOST)
         if plain and host is not None and (host in self.lane.hosts or self.lane.is_host(host)):
             get = found.get
-            self.said = Said(get(_USER), get(_KEY), get(_PASS), get(_AUTHORIZATION), get(_FORWARDED), self.peer)
+            self.said = Said(
+                get(_USER), get(_KEY), get(_PASS), get(_AUTHORIZATION), get(_FORWARDED), self.peer,
+                get(_DEVICE), get(_SOLUTION),
+            )  # fmt: skip
             self.trace = found.get(_TRACE)
             self.hot = self._route(length, _CONNECTION in found)
         return length

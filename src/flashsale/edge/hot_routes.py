@@ -22,7 +22,7 @@ from flashsale.core.stock import Decided, Granted, Pending
 from flashsale.core.visitor import Visitor
 from flashsale.counts import Counts
 from flashsale.edge import queued
-from flashsale.edge.door import Door
+from flashsale.edge.door import Door, device_in
 from flashsale.edge.identity import LATER, Caller, Said
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import (
@@ -135,15 +135,18 @@ class HotRoutes:
         for at the door, if that is still to be done; then all of it is counted in one."""
         known = NAMELESS if isinstance(who, Refused) else who.user_id
         call = parse_reserve(body, said.key, said.user if self._believes else None, known)
+        device = device_in(said)
         if isinstance(call, Refused):
             self._refuse(call, wanted, path, send)
+        elif isinstance(device, Refused):
+            self._refuse(device, wanted, path, send)
         elif isinstance(who, Refused):
             self._refuse(who, wanted, path, send)
         elif call.user_id != known and not who.free:
             self._refuse(not_found("userId", call.user_id[:ECHO_MAX]), wanted, path, send)
         else:
             reply = partial(self._decided, path, send, wait_seconds, perf_counter())
-            visitor = self._visitor(call.user_id, who, said)
+            visitor = self._visitor(call.user_id, who, said, device)
             self.count_attempt(visitor, call.sku_id, partial(self._counted, visitor, call, reply), wanted)
 
     def _refuse(self, refused: Refused, wanted: Sequence[Bucket], path: str, send: Send) -> None:

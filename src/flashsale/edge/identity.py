@@ -31,6 +31,9 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     authorization: bytes | None = None
     forwarded_for: bytes | None = None
     peer: str | None = None
+    device: bytes | None = None
+    solution: bytes | None = None
+    """Of a challenge."""
 
 
 NOTHING_SAID = Said()

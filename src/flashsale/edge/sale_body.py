@@ -59,6 +59,9 @@ def sale_draft(body: bytes | Mapping[str, Any], sale_id: str | None = None) -> S
         mode=Mode(asked.mode),
         late_payment=LatePayment(asked.late_payment),
         settlement=Settlement(asked.settlement),
+        require_device=asked.require_device,
+        per_device_limit=asked.per_device_limit,
+        per_address_limit=asked.per_address_limit,
         waiting_room=room_terms(asked.waiting_room),
     )
     return SaleDraft(sale, {product.sku_id: product.stock for product in asked.products})
@@ -67,12 +70,6 @@ def sale_draft(body: bytes | Mapping[str, Any], sale_id: str | None = None) -> S
 def _unavailable(asked: SaleBody) -> Iterator[Fault]:
     if asked.settlement == Settlement.MANUAL:
         yield "settlement", f"manual {NOT_YET}: use online or none"
-    if asked.require_device:
-        yield "requireDevice", f"true {NOT_YET}: use false"
-    if asked.per_device_limit is not None:
-        yield "perDeviceLimit", f"{NOT_YET}: leave it out"
-    if asked.per_address_limit is not None:
-        yield "perAddressLimit", f"{NOT_YET}: leave it out"
     if asked.one_active_hold:
         yield "oneActiveHold", f"true {NOT_YET}: use false"
 

@@ -54,7 +54,8 @@ Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 
 NotYet = Annotated[bool, Meta(extra_json_schema={"const": False})]
 """A switch of a later version; `sale_body` says so to whoever turns it on."""
-NoLimitYet = Annotated[int | None, Meta(extra_json_schema={"type": "null"})]
+Shared = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)] | None
+"""Units that those get together who come from one place."""
 
 
 def choice(*values: str) -> dict[str, Any]:
@@ -243,9 +244,9 @@ class SaleBody(Body):
     mode: Annotated[str, Meta(extra_json_schema=choice(*Mode))] = Mode.DIRECT.value
     late_payment: Annotated[str, Meta(extra_json_schema=choice(*LatePayment))] = LatePayment.HONOUR.value
     settlement: Annotated[str, Meta(extra_json_schema=choice("online", "none"))] = Settlement.ONLINE.value
-    require_device: NotYet = False
-    per_device_limit: NoLimitYet = None
-    per_address_limit: NoLimitYet = None
+    require_device: bool = False
+    per_device_limit: Shared = None
+    per_address_limit: Shared = None
     one_active_hold: NotYet = False
     waiting_room: RoomTermsBody | None = None
 
@@ -286,6 +287,8 @@ class OperatorSale(Shown):
     late_payment: LatePayment
     settlement: Settlement
     require_device: bool
+    per_device_limit: int | None
+    per_address_limit: int | None
     one_active_hold: bool
     waiting_room: RoomTermsShown
     products: list[OperatorProduct]

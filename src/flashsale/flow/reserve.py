@@ -8,37 +8,40 @@ Before that each judge sees the attempt and may bar it. What is barred goes to t
 only to be read: an earlier reservation of that key is its answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from flashsale.core.refusal import Refused, invalid, not_found
 from flashsale.core.request import ITEMS_MAX, QUANTITY_MAX, Item
-from flashsale.core.reservation import RequestKind
+from flashsale.core.reservation import RequestKind, Reservation
 from flashsale.core.sale import Mode, Sale
-from flashsale.core.stock import Attempt, turned_away
+from flashsale.core.stock import Attempt, Granted, turned_away
 from flashsale.core.visitor import Visitor
 from flashsale.flow.queueing import Queueing, Told
 from flashsale.flow.storefront import Storefront, on_sale
 from flashsale.flow.watch import Watch
-from flashsale.ports import Clock, Ledger
+from flashsale.ports import Answer, Clock, Ledger
 from flashsale.tracing import TRACE_ID
 
 Judge = Callable[[Visitor, Sale, Attempt, Callable[[], None]], None]
 """Sets `barred` of the attempt if something is against it, then calls once, now or later."""
+Granting = Callable[[Visitor, Sequence[Reservation]], None]
 
 
 class Reserving:
     def __init__(
         self, ledger: Ledger, storefront: Storefront, clock: Clock, queueing: Queueing, watch: Watch | None = None,
-        judges: tuple[Judge, ...] = (),
+        judges: tuple[Judge, ...] = (), granted: Granting | None = None,
     ) -> None:  # fmt: skip
-        """`watch`: of a ledger that other processes write too. `judges` are asked in their order."""
+        """`watch`: of a ledger that other processes write too. `judges` are asked in their order. `granted` hears of
+        what was reserved for whom."""
         self._ledger = ledger
         self._queueing = queueing
         self._watch = watch
         self._offers = storefront
         self._clock = clock
         self._judges = judges
+        self._granted = granted
 
     def reserve(self, visitor: Visitor, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
         """One product. `reply` is called exactly once, maybe before this returns."""
@@ -91,11 +94,16 @@ class Reserving:
 
     def _judge(self, visitor: Visitor, sale: Sale, attempt: Attempt, reply: Told, judged: int = 0) -> None:
         if judged == len(self._judges):
-            self._go(sale, attempt, reply)
+            self._go(sale, attempt, reply if self._granted is None else partial(self._reply, visitor, reply))
         else:
             self._judges[judged](
                 visitor, sale, attempt, partial(self._judge, visitor, sale, attempt, reply, judged + 1)
             )
+
+    def _reply(self, visitor: Visitor, reply: Told, answer: Answer) -> None:
+        if self._granted is not None and isinstance(answer, Granted) and not answer.replayed:
+            self._granted(visitor, answer.reservations)
+        reply(answer)
 
     def _go(self, sale: Sale, attempt: Attempt, reply: Told) -> None:
         if attempt.barred is not None and attempt.key is None:
