@@ -39,7 +39,7 @@ from flashsale.flow.origins import Origins
 from flashsale.flow.prune import Pruning
 from flashsale.flow.queueing import Queueing
 from flashsale.flow.relays import Relays
-from flashsale.flow.reserve import Reserving
+from flashsale.flow.reserve import Judge, Reserving
 from flashsale.flow.rooms import RoomsSeen
 from flashsale.flow.settle import Resuming, Settling
 from flashsale.flow.storefront import Storefront
@@ -96,11 +96,9 @@ class Engine:
         self.rooms = RoomsSeen(ledger, storefront, clock)
         self.visiting = Visiting(ledger, line.permits, self.rooms, clock, grace_ms)
         self.risk = risk
-        judging = risk.judging
-        judges = (Origins(ledger.secret), *((judging,) if judging else ()), self.visiting.judge)
-        granted = judging.granted if judging else None
-        self._reserving = Reserving(ledger, storefront, clock, queueing, self._watch, judges, granted)
-        self._consuming = Consuming(ledger, line.sources, line.permits, storefront, self.waiting, clock)
+        judges: tuple[Judge, ...] = (Origins(ledger.secret), *risk.judges, self.visiting.judge)
+        self._reserving = Reserving(ledger, storefront, clock, queueing, self._watch, judges, risk.granted)
+        self._consuming = Consuming(ledger, line.sources, line.permits, storefront, self.waiting, clock, risk.granted)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
         self._resuming = Resuming(self._settling, turns.resume)
         self.in_force = in_force

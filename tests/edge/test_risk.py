@@ -10,7 +10,7 @@ from typing import Any
 import altcha
 import httpx
 import pytest
-from edge.shop import API, Shop, faults, product, said
+from edge.shop import API, Shop, faults, product, said, transaction
 from edge.test_who_is_asking import served
 
 GATEWAY = {"identity": "gateway", "trusted_proxies": ("127.0.0.1",), "rate_per_user": 0.0, "rate_per_address": 0.0}
@@ -169,6 +169,39 @@ async def test_an_address_gets_what_the_sale_says_and_an_ipv6_48_sixteen_times_t
     assert (await wants(shop, who("v4", "192.0.2.7"))).status_code == 201
     refused = await wants(shop, who("v4-too", "192.0.2.7"))
     assert refused.json()["details"] == {"limitedBy": "address", "limit": 1, "alreadyHeld": 1}
+
+
+# -- Holds that nobody pays for.
+
+
+async def test_whoever_keeps_reserving_without_paying_gets_shorter_holds_then_a_challenge(shop: Shop) -> None:
+    await shop.open(product(perUserLimit=10))
+    answers = [await wants(shop, who()) for _ in range(8)]
+    assert [each.json().get("expiresInSeconds") for each in answers] == [120] * 4 + [30] * 3 + [None]
+    assert said(answers[-1]) == (403, "CHALLENGE_REQUIRED")
+    [decision] = (await shop.operate("GET", "risk/decisions")).json()["decisions"]
+    assert (decision["reasons"], decision["facts"]) == (
+        ["hoarding"],
+        {"address_accounts": 1, "unpaid": 7, "address_unpaid": 7},
+    )
+
+
+async def test_whoever_pays_is_not_held_to_have_hoarded(shop: Shop) -> None:
+    await shop.open(product(perUserLimit=10))
+    for _ in range(8):
+        held = (await wants(shop, who())).json()
+        assert held["expiresInSeconds"] == 120
+        paid = {"reservationId": held["reservationId"], "paymentTransactionId": transaction()}
+        assert (await shop.ask("POST", "orders/checkout", paid, headers=who())).status_code == 201
+
+
+async def test_holds_of_a_queued_sale_count_when_they_are_decided(shop: Shop) -> None:
+    await shop.open(product(perUserLimit=10), mode="queued")
+    for number in range(7):
+        answer = await wants(shop, who() | {"Prefer": "wait=5"}, requestKey=f"k{number}")
+        assert answer.status_code == 201, answer.text
+    assert answer.json()["expiresInSeconds"] in (29, 30)
+    assert said(await wants(shop, who())) == (403, "CHALLENGE_REQUIRED")
 
 
 # -- Challenges without a refusal.

@@ -32,8 +32,10 @@ from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.request import Item, Request, Unreadable, decode
 from flashsale.core.sale import Mode, SaleState, state_at
 from flashsale.core.stock import Attempt, Decided
+from flashsale.core.visitor import Visitor
 from flashsale.flow.ledger_queue import NAME as LEDGER_QUEUE
 from flashsale.flow.queueing import synchronised
+from flashsale.flow.reserve import Granting
 from flashsale.flow.storefront import Storefront
 from flashsale.flow.waiting import Waiting
 from flashsale.ports import (
@@ -75,14 +77,16 @@ class Waits(NamedTuple):
 class Consuming:
     def __init__(
         self, ledger: WholeLedger, sources: Sequence[Deliveries], gate: Gate | None, storefront: Storefront,
-        waiting: Waiting, clock: Clock,
+        waiting: Waiting, clock: Clock, granted: Granting | None = None,
     ) -> None:  # fmt: skip
+        """`granted` hears of what was reserved for whom."""
         self._ledger = ledger
         self._sources = sources
         self._gate = gate
         self._storefront = storefront
         self._waiting = waiting
         self._clock = clock
+        self._granted = granted
         self._batches: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -231,6 +235,8 @@ class Consuming:
         lines: dict[Line, list[str]] = {}
         for request, outcome in decided:
             self._waiting.decided(outcome.reservations)
+            if self._granted is not None and not outcome.replayed:
+                self._granted(Visitor(request.user_id), outcome.reservations)
             for reservation_id, item in _each(request):
                 lines.setdefault((request.sale_id, item.sku_id), []).append(reservation_id)
         stock = [self._storefront.stock(*line) for line in lines]
