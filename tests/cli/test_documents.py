@@ -9,11 +9,14 @@ from pathlib import Path
 from cli.program import environment
 from msgspec import structs
 
+from flashsale.core.risk import RULES, RiskTerms
+from flashsale.core.thresholds import Thresholds, shown
 from flashsale.settings import PREFIX, Settings
 from flashsale.telemetry import EVENTS
 
 ROOT = Path(__file__).parents[2]
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
+RISK = (ROOT / "docs" / "risk.md").read_text()
 LIBRARY = (ROOT / "docs" / "library.md").read_text()
 EXAMPLE = ROOT / "examples" / "library.py"
 
@@ -58,4 +61,16 @@ def logged_in(path: Path) -> set[str]:
         and ast.unparse(node.func).startswith("log.")
         and node.args
         and isinstance(node.args[0], ast.Constant)
+    }
+
+
+def test_the_rules_and_thresholds_of_risk_are_documented_as_they_are():
+    terms = {name: getattr(RiskTerms(), name) for name in RiskTerms.__struct_fields__}
+    for rule in RULES:
+        assert f"| `{rule.name}` | {rule.says.format(**terms)} | {rule.points} |" in RISK
+    thresholds = shown(Thresholds())
+    told = dict(re.findall(r"^\| `(risk\w+)` \| (\S+) \|$", RISK, re.MULTILINE))
+    assert told == {name: str(value) for name, value in thresholds.items() if name.startswith("risk")}
+    assert {f"risk_{name}": value for name, value in terms.items()} == {
+        name: value for name, value in structs.asdict(Thresholds()).items() if name.startswith("risk_")
     }

@@ -134,6 +134,7 @@ async def test_whoever_has_a_tier_is_held_to_that_and_not_to_a_number_for_everyb
     assert await court.tries(Visitor("ann", tier="VIP"), 80) == ["80 PASS"]
     court.limiting.tiers = {"bob": "PREFERRED"}
     assert await court.tries(Visitor("bob"), 80) == ["80 PASS"]
+    assert "30 BLOCKED" in await court.tries(Visitor("cyd", tier="a tier that there is not"), 80)
 
 
 async def test_thresholds_hold_from_the_moment_in_which_an_operator_sets_them(court):

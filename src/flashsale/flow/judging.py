@@ -131,9 +131,10 @@ class Judging:
 
     def _facts_here(self, visitor: Visitor, sale: Sale, now_ms: int) -> Facts:
         """Written for speed: this is `_drafts` and `_sightings` without asking anybody."""
-        user_id, groups, tiers = visitor.user_id, self._groups, self._limiting.tiers
+        user_id, groups = visitor.user_id, self._groups
+        tier = self._limiting.tier_of(user_id, visitor.tier)
         over = beyond = False
-        if visitor.tier is None and user_id not in tiers:
+        if tier is None:
             now_us = at_us(now_ms)
             over = not self._buckets.admits(((f"try:{user_id}", self._rate),), now_us)
             beyond = over and not self._buckets.admits(((f"beyond:{user_id}", self._beyond),), now_us)
@@ -151,7 +152,7 @@ class Judging:
         wanted = sale.require_device
         return Facts(
             over, beyond, wanted, completeness(visitor.device) if wanted else 0.0, self._is_new(visitor, now_ms),
-            tiers.get(user_id) or visitor.tier, on_address, on_device, early, unpaid, address_unpaid,
+            tier, on_address, on_device, early, unpaid, address_unpaid,
         )  # fmt: skip
 
     def _is_new(self, visitor: Visitor, now_ms: int) -> bool:
@@ -214,7 +215,7 @@ class Judging:
         return Facts(
             bool(over) and over[0], bool(over) and over[1],
             wanted, completeness(visitor.device) if wanted else 0.0, self._is_new(visitor, now_ms),
-            self._limiting.tiers.get(visitor.user_id) or visitor.tier,
+            self._limiting.tier_of(visitor.user_id, visitor.tier),
             seen.get("on_address", 0), seen.get("on_device", 0), seen.get("early", 0),
             max(seen["unpaid"], seen.get("device_unpaid", 0)), seen.get("address_unpaid", 0),
         )  # fmt: skip
