@@ -5,7 +5,7 @@ from array import array
 from collections.abc import AsyncIterator
 
 import pytest
-from contract.ledgers import LEDGERS, Shop, shop, together
+from contract.ledgers import LEDGERS, Shop, postgres, shards, shop, together
 from core.shop import OPENING_MS, a_draft, a_product, a_sale, an_attempt, refusal_of
 
 from flashsale.core.catalogue import DeleteSale, EditSale, SwitchSale
@@ -440,3 +440,12 @@ async def test_the_pace_is_kept_with_the_turn_that_tells_it(hall):
     assert (await hall.room()).pace == b"a pace"
     await hall.call(2)
     assert (await hall.room()).pace == b"a pace"
+
+
+@pytest.mark.parametrize("opening", [postgres, shards])
+async def test_a_process_that_has_not_heard_of_a_sale_yet_takes_part_in_its_room(opening, tmp_path):
+    async with shop(opening, tmp_path) as it, shop(opening, tmp_path) as other:
+        await it.opens(lamps(starts_at_ms=OPENING_MS))
+        await Hall(other).begin()
+        assert await Hall(other).numbers("ann") == [1]
+        assert await Hall(other).call(1) == [1]

@@ -161,16 +161,16 @@ class PostgresLedger:
         return await self.ask(moves.redrive(self._secret, letter_id, request, actor))
 
     async def join(self, sale_id: str, wanted: Sequence[Joining]) -> list[Ticket | Refused]:
-        return await self.alone(lambda db: rooms.join(self._clock, self._sales, sale_id, wanted, db))  # type: ignore[no-any-return]
+        return await self.alone(partial(rooms.join, self._clock, sale_id, wanted))  # type: ignore[no-any-return]
 
     async def leave(self, sale_id: str, number: int) -> None:
         await self.alone(partial(rooms.leave, sale_id, number))
 
     async def draw(self, sale_id: str, step: DrawStep) -> Room | None:
-        return await self.alone(lambda db: rooms.draw(self._clock, self._sales, sale_id, step, db))  # type: ignore[no-any-return]
+        return await self.alone(partial(rooms.draw, self._clock, sale_id, step))  # type: ignore[no-any-return]
 
     async def admit(self, turn: Turn) -> Turned:
-        return await self.alone(lambda db: rooms.admit(self._clock, self._sales, turn, db))  # type: ignore[no-any-return]
+        return await self.alone(partial(rooms.admit, self._clock, turn))  # type: ignore[no-any-return]
 
     async def expire(self) -> int:
         return await self.ask(moves.expire())

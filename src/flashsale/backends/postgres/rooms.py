@@ -6,7 +6,7 @@ them bring at once collides in its unique row.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from flashsale.backends.postgres.alone import Altered
 from flashsale.backends.postgres.connect import Connection
 from flashsale.backends.postgres.moves import storable
-from flashsale.backends.postgres.rows import RowChanged
+from flashsale.backends.postgres.rows import RowChanged, sale_of
 from flashsale.backends.queries import load_queries
 from flashsale.core import waiting_room
 from flashsale.core.questions import AdmissionOf, DrawnOrder, EntrantsOf, FindRooms, FindTickets
@@ -51,10 +51,14 @@ async def _one(db: Connection, sale_id: str) -> Room | None:
     return None
 
 
-async def _locked(db: Connection, clock: Clock, sale_id: str) -> tuple[Room | None, int]:
-    """The room and the time, now that nobody else can change it."""
+async def _locked(db: Connection, clock: Clock, sale_id: str) -> tuple[Sale | None, Room | None, int]:
+    """The sale, its room and the time, now that nobody else can change the room."""
     ((_, told_ms),) = await db.fetch(SQL["lock_room"], sale_id)
-    return await _one(db, sale_id), clock.hear(told_ms)
+    row = await db.fetchrow(SQL["room_and_terms"], sale_id)
+    if row is None:
+        return None, None, clock.hear(told_ms)
+    *values, terms = row
+    return sale_of(terms), _room(values), clock.hear(told_ms)
 
 
 async def _put(db: Connection, room: Room) -> None:
@@ -62,17 +66,15 @@ async def _put(db: Connection, room: Room) -> None:
     await db.execute(SQL["put_room"], room.sale_id, *values, room.pace)
 
 
-async def join(
-    clock: Clock, sales: Mapping[str, Sale], sale_id: str, wanted: Sequence[Joining], db: Connection
-) -> Altered:
-    room, now_ms = await _locked(db, clock, sale_id)
+async def join(clock: Clock, sale_id: str, wanted: Sequence[Joining], db: Connection) -> Altered:
+    sale, room, now_ms = await _locked(db, clock, sale_id)
     found = await db.fetch(SQL["tickets_of_users"], sale_id, [*{each.user_id for each in wanted}])
     newest = {row[2]: _ticket(row) for row in found}
     answers = []
     new = []
     for each in wanted:
         earlier = newest.get(each.user_id)
-        given = waiting_room.join(sales.get(sale_id), room, each, earlier, now_ms)
+        given = waiting_room.join(sale, room, each, earlier, now_ms)
         if isinstance(given, Ticket) and given is not earlier:
             newest[each.user_id] = given
             new.append((given.sale_id, given.number, given.user_id, given.at_ms, given.told_ms))
@@ -91,9 +93,8 @@ async def leave(sale_id: str, number: int, db: Connection) -> Altered:
     return Altered(None, changed=True)
 
 
-async def draw(clock: Clock, sales: Mapping[str, Sale], sale_id: str, step: DrawStep, db: Connection) -> Altered:
-    room, now_ms = await _locked(db, clock, sale_id)
-    sale = sales.get(sale_id)
+async def draw(clock: Clock, sale_id: str, step: DrawStep, db: Connection) -> Altered:
+    sale, room, now_ms = await _locked(db, clock, sale_id)
     if sale is None or room is None or not waiting_room.take_step(sale, room, step, now_ms):
         return Altered(room)
     if isinstance(step, Drawn):
@@ -103,9 +104,8 @@ async def draw(clock: Clock, sales: Mapping[str, Sale], sale_id: str, step: Draw
     return Altered(room, changed=True)
 
 
-async def admit(clock: Clock, sales: Mapping[str, Sale], turn: Turn, db: Connection) -> Altered:
-    room, now_ms = await _locked(db, clock, turn.sale_id)
-    sale = sales.get(turn.sale_id)
+async def admit(clock: Clock, turn: Turn, db: Connection) -> Altered:
+    sale, room, now_ms = await _locked(db, clock, turn.sale_id)
     if sale is None or room is None:
         return Altered(Turned([], 0))
     figures = await _figures(db, turn.sale_id, now_ms, limits_active(sale))

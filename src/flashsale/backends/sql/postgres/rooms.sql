@@ -6,6 +6,12 @@ SELECT pg_advisory_xact_lock(hashtextextended('room ' || $1::text, 0)), floor(ex
 -- name: room
 SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace FROM room WHERE sale_id = $1;
 
+-- With the terms of its sale, as they are now: this process may know older ones.
+
+-- name: room_and_terms
+SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace, sale.terms
+FROM room JOIN sale USING (sale_id) WHERE sale_id = $1;
+
 -- name: rooms
 SELECT sale_id, seed, arrivals, entrants, phase, root, head, full_at_us, sold_out, pace
 FROM room WHERE sale_id = ANY ($1::text[]) ORDER BY sale_id;
