@@ -344,6 +344,11 @@ async def test_a_pass_is_spent_by_the_reservation_that_it_buys(hall):
     assert refusal_of(await hall.reserve("ann", 1)) is Refusal.PASS_REQUIRED
 
 
+async def test_without_a_pass_nobody_gets_a_unit_whoever_has_let_him_through(hall):
+    await hall.begin()
+    assert refusal_of(await hall.reserve("ann", None)) is Refusal.PASS_REQUIRED
+
+
 async def test_a_refused_reservation_leaves_its_pass_unspent(hall):
     await hall.begin()
     await hall.numbers("ann")

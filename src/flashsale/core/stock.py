@@ -264,13 +264,22 @@ def _refused_by_the_rules(books: Books, attempt: Attempt, closed: Refused | None
             return not_found("skuId", item.sku_id)
     if closed:
         return closed
-    if (attempt.sale_id, attempt.pass_number) in books.spent:
-        return pass_required(attempt.sale_id, "The pass was used before")
+    if refused := _without_pass(books, sale, attempt):
+        return refused
     if refused := _over_limits(books, sale, attempt):
         return refused
     for item in attempt.items:
         if item.quantity > (available := books.stock[attempt.sale_id, item.sku_id].available):
             return sold_out(item.sku_id, item.quantity, available)
+    return None
+
+
+def _without_pass(books: Books, sale: Sale, attempt: Attempt) -> Refused | None:
+    """Whoever looked at the pass may not have known yet that the sale has a waiting room."""
+    if attempt.pass_number is None:
+        return pass_required(sale.sale_id, "This sale has a waiting room") if sale.waiting_room else None
+    if (attempt.sale_id, attempt.pass_number) in books.spent:
+        return pass_required(sale.sale_id, "The pass was used before")
     return None
 
 
