@@ -33,7 +33,7 @@ from uvicorn.server import ServerState
 
 from flashsale.core.refusal import Refusal, Refused, invalid
 from flashsale.edge.guard import HEAD_MAX, HEADERS_MAX, Guard, body_max
-from flashsale.edge.head import names_its_host, without_upgrade
+from flashsale.edge.head import ambiguity, without_upgrade
 from flashsale.edge.wire import Answer, error, refusal, rendered
 
 LINE_MAX = 32
@@ -155,12 +155,9 @@ class Connection(HttpToolsProtocol):
             if now - self.begun > self.guard.receive_seconds:
                 self._refuse(408, "Request Timeout", invalid("request", "was not received in time"))
         elif not self.busy and now - self.quiet > (LEAVE_SECONDS if self.closing else self.guard.idle_seconds):
-            self._drop()
-
-    def _drop(self) -> None:
-        """Ends an idle connection. What its client has not taken by now it will not take."""
-        end = self.transport.abort if self.transport.get_write_buffer_size() else self.transport.close
-        end()
+            # Idle. What its client has not taken by now it will not take.
+            end = self.transport.abort if self.transport.get_write_buffer_size() else self.transport.close
+            end()
 
     def _pending(self) -> bool:
         return self.busy or bool(self.line) or bool(self.unfed)
@@ -204,29 +201,32 @@ class Connection(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         advancing, self.advancing = self.advancing, True  # the parser must not be entered from its own callbacks
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self.upgrading:
-                self._go_on(data[upgrade.args[0] :])
-            else:
-                self.deaf = True  # CONNECT: answered; what follows is not HTTP
-        except httptools.HttpParserError as trouble:
-            cause = trouble.__context__
-            if cause is not None and not isinstance(cause, httptools.HttpParserInvalidURLError | UnicodeError):
-                raise
-            self._refuse(400, "Validation Failed", invalid("request", "must be valid HTTP"))
+        left = data
+        while left:
+            left = self._parse(left)
         self.advancing = advancing
         if self.receiving:
             self.fed += len(data)
             if self.fed > self.fed_max:
                 self._too_large()
 
-    def _go_on(self, rest: bytes) -> None:
-        """Ignores an offer to upgrade (Java's client makes one): the parser is told the head again without it."""
-        head = without_upgrade(self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers)
-        self.parser = httptools.HttpRequestParser(self)
-        self._feed(head + rest)
+    def _parse(self, data: bytes) -> bytes:
+        """What the parser is to be fed next: nothing, but after an offer to upgrade."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.upgrading:  # Java's client offers it: a new parser is told the head again without the offer
+                head = without_upgrade(self.parser, self.url, self.headers)
+                self.parser = httptools.HttpRequestParser(self)
+                return head + data[upgrade.args[0] :]
+            self.deaf = True  # CONNECT: answered; what follows is not HTTP
+        except httptools.HttpParserError as trouble:
+            cause = trouble.__context__
+            if cause is not None and not isinstance(cause, httptools.HttpParserInvalidURLError | UnicodeError):
+                raise
+            if not self.deaf:
+                self._refuse(400, "Validation Failed", invalid("request", "must be valid HTTP"))
+        return b""
 
     # The parser's callbacks
 
@@ -258,10 +258,10 @@ class Connection(HttpToolsProtocol):
             self._too_large()
         elif self.hot:
             return
-        elif names_its_host(self.parser.get_http_version(), self.headers):
-            self._ordinary()
+        elif refused := ambiguity(self.parser.get_http_version(), self.headers):
+            self._refuse(400, "Validation Failed", refused)
         else:
-            self._refuse(400, "Validation Failed", invalid("Host", "must be there, once"))
+            self._ordinary()
 
     def _announced(self) -> int:
         """The length of the body, as far as the headers say. The fast lane recognises its requests here."""

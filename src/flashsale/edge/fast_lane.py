@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 from flashsale.counts import Counts
 from flashsale.edge.connection import NOTHING, Connection
 from flashsale.edge.guard import Guard
+from flashsale.edge.head import is_host
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.identity import NOTHING_SAID, Said
 from flashsale.edge.wire import Answer, Header, layout, rendered
@@ -36,8 +37,6 @@ ROUTES = ("", "reserve", "availability", "reservation")
 _RESERVE_URL, _RESERVE_PATH = b"/api/v1/reservations", "/api/v1/reservations"
 _AVAILABILITY_URL = re.compile(rb"/api/v1/products/([A-Za-z0-9_-]{1,64})/availability").fullmatch
 _RESERVATION_URL = re.compile(rb"/api/v1/reservations/(res_[A-Za-z0-9]{1,64})").fullmatch
-
-_HOST_FORM = re.compile(rb"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?").fullmatch
 
 _LENGTH, _KEY, _USER, _CONNECTION, _UNUSUAL, _HOST, _TRACE, _PASS = range(1, 9)
 _AUTHORIZATION, _FORWARDED, _DEVICE, _SOLUTION = range(9, 13)
@@ -107,7 +106,7 @@ class Lane:
         return kind
 
     def is_host(self, value: bytes) -> bool:
-        if _HOST_FORM(value) is None:
+        if is_host(value) is None:
             return False
         if len(self.hosts) < SPELLINGS_MAX:
             self.hosts.add(value)
