@@ -4,11 +4,12 @@ import asyncio
 import json
 import signal
 from ipaddress import ip_address
+from itertools import pairwise
 
 import pytest
 from edge.lanes import AVAILABILITY, Running, get, on_uvloop, post, reserve, serving, until
 
-from flashsale.edge.guard import Guard
+from flashsale.edge.guard import LOOK_MAX, Guard
 from flashsale.settings import Settings
 
 LANES = pytest.mark.parametrize("lane", ["on", "off"])
@@ -275,3 +276,58 @@ async def test_sigterm_takes_readiness_off_answers_what_is_in_flight_and_lets_th
         server.shop.release()
         assert json.loads((await client.get()).body)["status"] == "RESERVED"
         await asyncio.wait_for(asyncio.shield(server.task), 5)
+
+
+# Many at once
+
+
+class Slow:
+    """A connection that is looked at."""
+
+    def __init__(self) -> None:
+        self.looked_at = 0
+
+    def check(self, now: float) -> None:
+        self.looked_at += 1
+
+
+@on_uvloop
+async def test_a_scan_of_many_connections_lets_others_have_the_loop_again_and_again():
+    connections = {Slow() for _ in range(1000)}
+    looks = []
+
+    def meanwhile() -> None:
+        looks.append(sum(each.looked_at for each in connections))
+        if looks[-1] < 1000:
+            loop.call_soon(meanwhile)
+
+    loop = asyncio.get_running_loop()
+    guard(receive_seconds=0.1).watch(loop, connections)
+    await until(lambda: any(each.looked_at for each in connections))
+    meanwhile()
+    await until(lambda: looks[-1] >= 1000)
+    assert max(after - before for before, after in pairwise(looks)) <= LOOK_MAX < 100
+    assert {each.looked_at for each in connections} == {1}
+    connections.clear()
+
+
+class Last:
+    """Takes all the others with it."""
+
+    def __init__(self, connections: set["Last"]) -> None:
+        self.connections = connections
+        self.looked_at = 0
+
+    def check(self, now: float) -> None:
+        self.looked_at += 1
+        self.connections.clear()
+
+
+@on_uvloop
+async def test_a_connection_that_has_gone_during_the_scan_is_not_looked_at():
+    connections: set[Last] = set()
+    everybody = [Last(connections) for _ in range(10)]
+    connections.update(everybody)
+    guard(receive_seconds=0.1).watch(asyncio.get_running_loop(), connections)
+    await until(lambda: any(each.looked_at for each in everybody))
+    assert sum(each.looked_at for each in everybody) == 1
