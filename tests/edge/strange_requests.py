@@ -160,7 +160,7 @@ class Changes:
             return request._replace(body=self._dice.choice(RAW_BODIES))
         try:
             told = json.loads(request.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return request._replace(body=self._cut(request.body))
         if self._dice.random() < 0.1:
             return request._replace(body=self._cut(request.body))
