@@ -29,6 +29,7 @@ LIMITS = {"FLASHSALE_RATE_PER_ADDRESS": "1000", "FLASHSALE_RATE_PER_USER": "1000
 FREE = {"FLASHSALE_RATE_PER_ADDRESS": "0", "FLASHSALE_RATE_PER_USER": "0", "FLASHSALE_RATE_GLOBAL": "0"}
 GATEWAY = {"FLASHSALE_IDENTITY": "gateway", "FLASHSALE_TRUSTED_PROXIES": "127.0.0.0/8"}
 JWT = {"FLASHSALE_IDENTITY": "jwt", "FLASHSALE_JWT_SECRET": SECRET, "FLASHSALE_TRUSTED_PROXIES": "127.0.0.0/8"}
+OFF = {"FLASHSALE_RISK": "off"}
 ROOM = {"enabled": True, "admitPerSecond": 1000, "prequeueSeconds": 0}
 
 
@@ -37,14 +38,13 @@ class Kind(NamedTuple):
 
     name: str
     settings: dict[str, str]
-    judged: bool = True
     room: bool = True
     tokens: int = 0
 
 
 KINDS = (
-    Kind("gateway, admission off", GATEWAY | FREE, judged=False, room=False),
-    Kind("gateway, limits", GATEWAY | LIMITS, judged=False, room=False),
+    Kind("gateway, admission off", GATEWAY | FREE | OFF, room=False),
+    Kind("gateway, limits", GATEWAY | LIMITS | OFF, room=False),
     Kind("gateway, limits and risk", GATEWAY | LIMITS, room=False),
     Kind("gateway, limits, risk and pass", GATEWAY | LIMITS),
     Kind("JWT known, limits, risk and pass", JWT | LIMITS, tokens=16_000),

@@ -334,7 +334,7 @@ def risk_of(
     decisions = Decisions(risk_log, clock)
     stack.push_async_callback(decisions.write)
     challenges = AltchaChallenges(store.ledger.secret, clock)
-    if settings.identity == "open":
+    if settings.identity == "open" or settings.risk == "off":
         return Risk(None, decisions, challenges)
     secret, shared = store.ledger.secret, None if isinstance(gate, MemoryGate) else gate
     judging = Judging(clock, limiting, Buckets(BUCKETS_MAX), Groups(MEMBERS_MAX), challenges, decisions, secret, shared)

@@ -21,6 +21,7 @@ REMEDIES = {
     "identity": "must be open, gateway or jwt",
     "payment": "must be sandbox (stripe is not available yet)",
     "fast_lane": "must be on or off",
+    "risk": "must be on or off",
 }
 LISTS = ("loops", "trusted_proxies", "client_keys")
 NOT_YET = {"dialects": ""}
@@ -101,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which provider takes the money."""
     sandbox_url: str = ""
     """Where a sandbox provider listens already; empty: one is started beside the engine."""
+    risk: Literal["on", "off"] = "on"
+    """Whether attempts to purchase are judged (docs/risk.md); with identity `open` nobody is."""
     fast_lane: Literal["on", "off"] = "on"
     """Whether the hot routes are answered without the framework; `off` is for comparison."""
     keep_events_days: Annotated[int, Meta(ge=1, le=36_500)] = 7
