@@ -109,7 +109,7 @@ def test_of_a_list_that_is_too_long_only_whole_entries_of_its_end_count() -> Non
 
 def test_what_is_remembered_is_bounded_and_strangers_cannot_push_it_out() -> None:
     addresses = Addresses(TRUSTED)
-    addresses.of(PROXY, b"203.0.113.9")
+    addresses.of(PROXY, b"203.0.113.9:4711")
     for number in range(3 * KNOWN_MAX):
         addresses.of("203.0.113.66", b"%d" % number)
     assert addresses._counted.cache_info().currsize == 1

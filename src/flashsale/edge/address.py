@@ -8,6 +8,7 @@ has written an entry is trusted. What stands further left was written by a stran
                                                   └───────────── the client: his own word does not count
 """
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -16,6 +17,9 @@ KNOWN_MAX = 8192
 """Addresses that are remembered, each with the list that led to it."""
 LIST_MAX = 1024
 """Bytes of the list that are looked at, from its right end."""
+_BYTE = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_PLAIN = re.compile(rb"%b(?:\.%b){3}" % (_BYTE, _BYTE)).fullmatch
+"""An address of IPv4 in its one form: what a single proxy writes."""
 
 
 class Addresses:
@@ -31,6 +35,8 @@ class Addresses:
         """The client's address; None: the peer has none."""
         if forwarded_for is None or not self.trusts(peer):
             return self.plain(peer)
+        if _PLAIN(forwarded_for):  # each visitor has another one: a look is cheaper than remembering them
+            return forwarded_for.decode("ascii")
         return self._counted(peer, forwarded_for[-LIST_MAX:], len(forwarded_for) > LIST_MAX)
 
     def _is_trusted(self, peer: str | None) -> bool:
