@@ -5,6 +5,7 @@ from core.audit import audit
 from core.shop import AUTHORIZED, CAPTURED, HOLD_MS, Shop, a_checkout, a_product, a_sale, an_attempt, refusal_of
 
 from flashsale.core.order import OrderStatus
+from flashsale.core.origin import Shared, marks_of
 from flashsale.core.refusal import Refusal
 from flashsale.core.stock import Attempt, Granted
 
@@ -118,3 +119,26 @@ def test_a_shorter_hold_ends_sooner():
     assert held.expires_at_ms == shop.now_ms + 30_000
     shop.pass_ms(30_000)
     assert refusal_of(shop.reserve("bob")) is None
+
+
+# -- Bots.
+
+
+def test_bots_with_ten_thousand_addresses_of_one_ipv6_48_win_what_a_48_may_have():
+    shop, terms = a_limited_shop(units=20_000, per_address_limit=2), Shared(None, 2)
+    bots = (
+        on(an_attempt(f"bot-{number}"), *marks_of(terms, None, f"2001:db8:7:{number:x}::1", bytes(32)))
+        for number in range(10_000)
+    )
+    assert [refusal_of(each) for each in shop.decide(*bots)].count(None) == 32
+    audit(shop.books)
+
+
+def test_bots_with_ten_thousand_accounts_on_fifty_devices_win_what_fifty_devices_may_have():
+    shop, terms = a_limited_shop(units=20_000, per_device_limit=2), Shared(2, None)
+    bots = (
+        on(an_attempt(f"bot-{number}"), *marks_of(terms, f"device-{number % 50}", None, bytes(32)))
+        for number in range(10_000)
+    )
+    assert [refusal_of(each) for each in shop.decide(*bots)].count(None) == 100
+    audit(shop.books)

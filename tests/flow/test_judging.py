@@ -7,8 +7,10 @@ from json import dumps
 
 import altcha
 import pytest
+from contract.gates import fresh, held
 from contract.ledgers import HandClock
 from core.shop import OPENING_MS, a_sale, an_attempt
+from msgspec.structs import replace
 
 from flashsale.backends.challenges import AltchaChallenges
 from flashsale.backends.memory import MemoryGate
@@ -369,3 +371,17 @@ async def test_while_the_gate_is_away_a_process_goes_by_what_it_has_seen():
     answer = Visitor("bob", solution=solved(court, await challenged(court, Visitor("bob"))))
     assert await court.says(answer) is None
     assert "used before" in (await challenged(court, answer)).message
+
+
+async def test_two_processes_with_one_redis_count_together():
+    ann, bob = Visitor(fresh("ann"), device=Device(fresh("d"))), Visitor(fresh("bob"))
+    async with held("redis") as first, held("redis") as second:
+        one, other = Court(first.gate, HandClock(DURING_MS)), Court(second.gate, HandClock(DURING_MS))
+        assert await one.tries(ann, 15) == ["15 PASS"]
+        assert await other.tries(ann, 15) == ["5 PASS", "10 CHALLENGE_REQUIRED"]
+        answer = replace(ann, solution=solved(one, await challenged(one, ann)))
+        assert await one.says(answer) is None
+        assert "used before" in (await challenged(other, answer)).message
+        one.judging.granted(bob, [a_hold(number) for number in range(7)])
+        while (await other.judges(bob)).hold_seconds is None:
+            pass  # nobody waits until it is told
