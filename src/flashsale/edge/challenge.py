@@ -4,7 +4,7 @@ from importlib import resources
 from typing import Any
 
 from flashsale.core.challenge import FOR_ANYBODY, PAGE, PATH, Hardness, Link, bound_to, unsealed
-from flashsale.core.refusal import Refusal, Refused, invalid, not_found
+from flashsale.core.refusal import Refused, invalid, not_found
 from flashsale.edge import schema, views
 from flashsale.edge.call import Ask, Audience, Call, Page, Param, Reply
 from flashsale.edge.operations import KEPT
@@ -80,7 +80,7 @@ def calls(engine: Engine) -> list[Call]:
     routes, who = ChallengeRoutes(engine), Audience.BUYERS
     return [
         Call("GET", PATH, who, "A challenge for the altcha widget", routes.challenge, {200: ChallengeShown},
-             params=(FOR,), refusals=(Refusal.UNAUTHENTICATED,)),
+             params=(FOR,)),
         Call("GET", PAGE, who, "The page that solves a challenge", routes.page, {}),
         Call("GET", PAGE + "/{file}", who, "What the page loads", routes.asset, {}),
     ]  # fmt: skip
