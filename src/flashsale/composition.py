@@ -33,7 +33,7 @@ from flashsale.flow.limiting import Limiting
 from flashsale.flow.prune import Keeping
 from flashsale.flow.publish import Publishing, Source
 from flashsale.flow.relays import Relays
-from flashsale.flow.reserve import Granting, Judge
+from flashsale.flow.reserve import Granting
 from flashsale.flow.storefront import Storefront
 from flashsale.ports import (
     Clock,
@@ -124,10 +124,6 @@ class Risk(NamedTuple):
     judging: Judging | None
     decisions: Decisions
     challenges: Challenges
-
-    @property
-    def judges(self) -> tuple[Judge, ...]:
-        return () if self.judging is None else (self.judging,)
 
     @property
     def granted(self) -> Granting | None:

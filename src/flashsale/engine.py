@@ -39,7 +39,7 @@ from flashsale.flow.origins import Origins
 from flashsale.flow.prune import Pruning
 from flashsale.flow.queueing import Queueing
 from flashsale.flow.relays import Relays
-from flashsale.flow.reserve import Judge, Reserving
+from flashsale.flow.reserve import Reserving
 from flashsale.flow.rooms import RoomsSeen
 from flashsale.flow.settle import Resuming, Settling
 from flashsale.flow.storefront import Storefront
@@ -96,8 +96,8 @@ class Engine:
         self.rooms = RoomsSeen(ledger, storefront, clock)
         self.visiting = Visiting(ledger, line.permits, self.rooms, clock, grace_ms)
         self.risk = risk
-        judges: tuple[Judge, ...] = (Origins(ledger.secret), *risk.judges, self.visiting.judge)
-        self._reserving = Reserving(ledger, storefront, clock, queueing, self._watch, judges, risk.granted)
+        looks = (Origins(ledger.secret), self.visiting.look_at_pass)
+        self._reserving = Reserving(ledger, storefront, clock, queueing, self._watch, looks, risk.judging, risk.granted)
         self._consuming = Consuming(ledger, line.sources, line.permits, storefront, self.waiting, clock, risk.granted)
         self._settling = Settling(ledger, provider, clock, settings.provider_seconds)
         self._resuming = Resuming(self._settling, turns.resume)

@@ -29,7 +29,7 @@ class Window:
         self.bars: dict[str, Refused] = {}
         """What is against whom."""
         queueing = a_queueing(self, storefront, it.clock)
-        self.reserving = Reserving(self, storefront, it.clock, queueing, judges=(self._judge,))
+        self.reserving = Reserving(self, storefront, it.clock, queueing, judge=self._judge)
 
     def _judge(self, visitor, sale, attempt, then) -> None:
         attempt.barred = self.bars.get(visitor.user_id)

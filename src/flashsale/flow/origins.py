@@ -1,9 +1,7 @@
-"""Where an attempt comes from, as far as its sale limits that: the judge who puts the marks on it (core/origin.py).
+"""Where an attempt comes from, as far as its sale limits that: what puts the marks on it (core/origin.py).
 
 Part of every composition: these limits are the sale's and have nothing to do with risk.
 """
-
-from collections.abc import Callable
 
 from flashsale.core.device import HEADER, mark_of
 from flashsale.core.origin import marks_of
@@ -20,10 +18,9 @@ class Origins:
         """`secret`: what marks are made with, the same in all processes."""
         self._secret = secret
 
-    def __call__(self, visitor: Visitor, sale: Sale, attempt: Attempt, then: Callable[[], None]) -> None:
+    def __call__(self, visitor: Visitor, sale: Sale, attempt: Attempt) -> None:
         if sale.shared is not None:
             device = mark_of(visitor.device) if visitor.device else None
             attempt.marks = marks_of(sale.shared, device, visitor.address, self._secret)
             if sale.shared.per_device is not None and device is None:
                 attempt.barred = first_said(attempt.barred, NEEDED)
-        then()

@@ -4,8 +4,8 @@ An attempt that may win is written. One that has visibly lost (sold out, not sta
 a read, so that a crowd of losers never queues before the writer. The window's picture only chooses the way;
 both ways decide by the same rules, and the read sends on to the writer whatever might win after all.
 
-Before that each judge sees the attempt and may bar it. What is barred goes to the ledger only where it has a key, and
-only to be read: an earlier reservation of that key is its answer.
+Before that it is looked at (has it a pass, where does it come from) and judged, and may be barred. What is barred goes
+to the ledger only where it has a key, and only to be read: an earlier reservation of that key is its answer.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,24 +23,26 @@ from flashsale.flow.watch import Watch
 from flashsale.ports import Answer, Clock, Ledger
 from flashsale.tracing import TRACE_ID
 
+Look = Callable[[Visitor, Sale, Attempt], None]
+"""Notes at the attempt what it finds, at once; sets `barred` if something is against it."""
 Judge = Callable[[Visitor, Sale, Attempt, Callable[[], None]], None]
-"""Sets `barred` of the attempt if something is against it, then calls once, now or later."""
+"""The same, but it may take its time: then it calls, once."""
 Granting = Callable[[Visitor, Sequence[Reservation]], None]
 
 
 class Reserving:
     def __init__(
         self, ledger: Ledger, storefront: Storefront, clock: Clock, queueing: Queueing, watch: Watch | None = None,
-        judges: tuple[Judge, ...] = (), granted: Granting | None = None,
+        looks: tuple[Look, ...] = (), judge: Judge | None = None, granted: Granting | None = None,
     ) -> None:  # fmt: skip
-        """`watch`: of a ledger that other processes write too. `judges` are asked in their order. `granted` hears of
-        what was reserved for whom."""
+        """`watch`: of a ledger that other processes write too. `granted` hears of what was reserved for whom."""
         self._ledger = ledger
         self._queueing = queueing
         self._watch = watch
         self._offers = storefront
         self._clock = clock
-        self._judges = judges
+        self._looks = looks
+        self._judge = judge
         self._granted = granted
 
     def reserve(self, visitor: Visitor, sku_id: str, quantity: int, key: str | None, reply: Told) -> None:
@@ -68,7 +70,7 @@ class Reserving:
             visitor.user_id, offer.sale.sale_id, (Item(sku_id, quantity),), key,
             trace_id=trace_id, priority=visitor.priority,
         )  # fmt: skip
-        self._judge(visitor, offer.sale, attempt, reply)
+        self._look_at(visitor, offer.sale, attempt, reply)
 
     def reserve_cart(self, visitor: Visitor, items: tuple[Item, ...], key: str | None, reply: Told) -> None:
         """Several products of one sale: all of them or none."""
@@ -90,15 +92,16 @@ class Reserving:
         attempt = Attempt(
             visitor.user_id, sale_id, items, key, RequestKind.CART, trace_id=trace_id, priority=visitor.priority
         )
-        self._judge(visitor, self._offers.sales[sale_id], attempt, reply)
+        self._look_at(visitor, self._offers.sales[sale_id], attempt, reply)
 
-    def _judge(self, visitor: Visitor, sale: Sale, attempt: Attempt, reply: Told, judged: int = 0) -> None:
-        if judged == len(self._judges):
-            self._go(sale, attempt, reply if self._granted is None else partial(self._reply, visitor, reply))
+    def _look_at(self, visitor: Visitor, sale: Sale, attempt: Attempt, reply: Told) -> None:
+        for look in self._looks:
+            look(visitor, sale, attempt)
+        told = reply if self._granted is None else partial(self._reply, visitor, reply)
+        if self._judge is None:
+            self._go(sale, attempt, told)
         else:
-            self._judges[judged](
-                visitor, sale, attempt, partial(self._judge, visitor, sale, attempt, reply, judged + 1)
-            )
+            self._judge(visitor, sale, attempt, partial(self._go, sale, attempt, told))
 
     def _reply(self, visitor: Visitor, reply: Told, answer: Answer) -> None:
         if self._granted is not None and isinstance(answer, Granted) and not answer.replayed:

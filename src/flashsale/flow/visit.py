@@ -7,7 +7,6 @@ it everybody can join and ask, and nobody is let in (`flow/admit.py`).
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -16,7 +15,7 @@ from flashsale.core import draw
 from flashsale.core.draw import Receipt, commitment, ticket_hash
 from flashsale.core.passes import NoPass, Pass, new_pass, new_ticket, read_pass, read_ticket
 from flashsale.core.questions import FindTickets
-from flashsale.core.refusal import Refused, not_found
+from flashsale.core.refusal import Refused, first_said, not_found
 from flashsale.core.sale import Sale, SaleState, state_at
 from flashsale.core.signs import NUMBER_MAX, Back
 from flashsale.core.stock import Attempt, pass_required
@@ -122,25 +121,27 @@ class Visiting:
         for picture in self._rooms.pictures.values():
             picture.let_go()
 
-    def judge(self, visitor: Visitor, sale: Sale, attempt: Attempt, go: Callable[[], None]) -> None:
+    def look_at_pass(self, visitor: Visitor, sale: Sale, attempt: Attempt) -> None:
         """Looks at the pass of an attempt, where one is needed. Nobody is asked: a pass tells by itself that it is
         genuine, and what is forged, or somebody else's, is not even worth a look for an earlier reservation."""
         if sale.waiting_room is not None:
             self._look_at(visitor.pass_text, sale, attempt)
-        go()
 
     def _look_at(self, text: str | None, sale: Sale, attempt: Attempt) -> None:
         if text is None:
-            attempt.barred = attempt.barred or pass_required(sale.sale_id, "This sale has a waiting room")
+            self._bar(sale, attempt, "This sale has a waiting room")
             return
         found = read_pass(self._ledger.secret, sale.sale_id, attempt.user_id, text, self._clock.now_ms())
         if isinstance(found, Pass):
             attempt.pass_number = found.number
         elif found is NoPass.EXPIRED:
-            attempt.barred = attempt.barred or pass_required(sale.sale_id, "The pass has expired")
+            self._bar(sale, attempt, "The pass has expired")
         else:
             attempt.key = None
-            attempt.barred = attempt.barred or pass_required(sale.sale_id, "The pass is not one for this user and sale")
+            self._bar(sale, attempt, "The pass is not one for this user and sale")
+
+    def _bar(self, sale: Sale, attempt: Attempt, why: str) -> None:
+        attempt.barred = first_said(attempt.barred, pass_required(sale.sale_id, why))
 
     # The loop
 
