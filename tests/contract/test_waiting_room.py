@@ -299,14 +299,35 @@ async def test_who_has_left_is_not_let_in_and_costs_nobody_his_turn(hall):
     assert [(await hall.ticket(number)).left for number in (1, 2)] == [True, False]
 
 
-async def test_who_has_left_or_let_his_pass_expire_joins_at_the_end(hall):
+async def test_who_has_left_while_he_waited_has_his_ticket_again_when_he_joins_again(hall):
+    await hall.begin()
+    assert await hall.numbers("ann", "bob", "cy") == [1, 2, 3]
+    for _ in range(3):
+        await hall.ledger.leave("sale", 2)
+        assert (await hall.ticket(2)).left
+        assert await hall.numbers("bob", "dan", "bob") == [2, 4, 2]
+        assert not (await hall.ticket(2)).left
+    assert (await hall.room()).arrivals == 4
+    assert await hall.call(1, 2, 3, 4) == [1, 2, 3, 4]
+
+
+async def test_who_has_left_and_comes_back_after_his_turn_joins_at_the_end(hall):
     await hall.begin()
     await hall.numbers("ann", "bob", "cy")
-    await hall.ledger.leave("sale", 3)
-    await hall.call(1)
-    assert await hall.numbers("ann", "cy") == [1, 4]
+    await hall.ledger.leave("sale", 2)
+    assert await hall.call(1, 2, 3) == [1, 3]
+    assert await hall.numbers("bob") == [4]
+    assert await hall.call(4) == [4]
+
+
+async def test_who_has_given_up_his_pass_or_let_it_expire_joins_at_the_end(hall):
+    await hall.begin()
+    await hall.numbers("ann", "bob", "cy")
+    await hall.call(1, 2)
+    await hall.ledger.leave("sale", 2)
+    assert await hall.numbers("ann", "bob", "cy") == [1, 4, 3]
     hall.pass_ms(30_000)
-    assert await hall.numbers("ann", "bob") == [5, 2]
+    assert await hall.numbers("ann", "bob") == [5, 4]
 
 
 async def test_while_a_sale_is_paused_nobody_is_let_in(hall):

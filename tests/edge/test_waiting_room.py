@@ -292,14 +292,15 @@ async def test_when_the_sale_is_sold_out_everybody_is_told_and_the_next_one_gets
     assert (await shop.buy("alice", place["pass"])).status_code == 201
 
 
-async def test_who_leaves_gives_his_place_up(shop):
+async def test_who_leaves_is_not_waited_for_and_has_his_place_again_if_he_joins_again(shop):
     await shop.open(SHUT)
     await shop.admitted("first")
     ticket = await shop.ticket("alice")
     for _ in range(2):
         assert (await shop.ask("DELETE", f"sales/S1/queue/{ticket}")).status_code == 204
     assert (await shop.place(ticket))["state"] == "CLOSED"
-    assert await shop.ticket("alice") != ticket
+    assert await shop.ticket("alice") == ticket
+    assert (await shop.place(ticket))["state"] == "WAITING"
 
 
 async def test_when_the_sale_ends_the_room_is_closed(shop):

@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from flashsale.core import rate_limit
 from flashsale.core.rate_limit import Draft
@@ -114,8 +115,16 @@ class Candidate(NamedTuple):
     alive: bool
 
 
+def comes_back(room: Room, ticket: Ticket) -> bool:
+    """Whether its owner, if he joins again, has this one again: he has left, and his turn has not come since. With a
+    new number each time, one visitor who leaves and joins could fill a line all by himself."""
+    if not ticket.left or ticket.pass_until_ms is not None:
+        return False
+    return room.phase is not Phase.DRAWN or ticket.number > max(room.entrants, room.head)
+
+
 def is_over(ticket: Ticket, now_ms: int) -> bool:
-    """Whether it is worth nothing any more: its owner may join again."""
+    """Whether it is worth nothing now: its owner may join again."""
     expired = ticket.pass_until_ms is not None and ticket.pass_until_ms <= now_ms
     return ticket.left or ticket.spent or expired
 
@@ -133,6 +142,8 @@ def join(
         return _nowhere(sale)
     if earlier is not None and not is_over(earlier, now_ms):
         return earlier
+    if earlier is not None and comes_back(room, earlier) and state is not SaleState.ENDED:
+        return replace(earlier, left=False)
     if refused := _shut(sale, sale.waiting_room, room, state, now_ms):
         return refused
     # Below this line nothing can fail.

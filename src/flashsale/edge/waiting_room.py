@@ -32,6 +32,8 @@ STREAM_SECONDS = 300.0
 """How long a stream lasts; a browser opens another one by itself."""
 STREAM_TELL_SECONDS = 5.0
 """How often a stream tells where one stands, beside every change that matters."""
+STREAM_REST_SECONDS = 0.2
+"""Between two things that a stream tells, however much happens."""
 STREAMS_MAX = 10_000
 PAGES_KEPT = 16
 """Pages of draws that are over, kept as they were rendered."""
@@ -138,6 +140,7 @@ class WaitingRoom:
             told: Seen | Refused = seen
             yield _event(seen)
             while isinstance(told, Seen) and not self._over(told, until):
+                await asyncio.sleep(STREAM_REST_SECONDS)
                 told = await self._visiting.ask(sale_id, ticket, user_id, STREAM_TELL_SECONDS)
                 if isinstance(told, Seen):
                     yield _event(told)

@@ -9,7 +9,7 @@ he has lost places.
 import asyncio
 from array import array
 from contextlib import suppress
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 import msgspec
@@ -24,6 +24,9 @@ from flashsale.ports import Clock, Ledger
 LOOK_SECONDS = 0.1
 HOLDING_MAX = 20_000
 """Visitors of one room who hold the line in this process; those beyond are told at once what there is."""
+
+PASSED_OVER_SECONDS = 1.0
+OVER_MIN = 100
 
 
 class Drawing:
@@ -50,6 +53,8 @@ class Picture:
         self.mood: tuple[object, ...] = ()
         """What concerns everybody: when it changes, all who hold the line are told."""
         self._holding: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._over = 0
+        """How many of them do not hold on any more."""
         self._numbers = count()
 
     def place_of(self, number: int) -> int | None:
@@ -70,25 +75,36 @@ class Picture:
             _, _, future = heappop(self._holding)
             if not future.done():
                 future.set_result(None)
+        self._over = 0
 
     async def hold(self, place: int | None, seconds: float) -> None:
-        """Until its turn has come, or something has changed for everybody, or the time is over."""
-        if len(self._holding) >= HOLDING_MAX or seconds <= 0:
+        """Until its turn has come, or something has changed for everybody, or the time is over. Whoever was passed
+        over holds on for a moment only, because nothing here tells when he is let in."""
+        if len(self._holding) - self._over >= HOLDING_MAX or seconds <= 0:
             return
+        if place is not None and place <= self.room.head:
+            place, seconds = None, min(seconds, PASSED_OVER_SECONDS)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heappush(self._holding, (place or 2**62, next(self._numbers), future))
-        with suppress(TimeoutError):
-            await asyncio.wait_for(future, seconds)
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(future, seconds)
+        finally:
+            self._over += future.cancelled()
 
     def wake(self, mood: tuple[object, ...]) -> None:
         """Those whose turn has come; all of them, if the mood has changed."""
         everybody, self.mood = mood != self.mood, mood
-        while self._holding and (everybody or self._holding[0][0] <= self.room.head or self._holding[0][2].done()):
+        while self._holding and (everybody or self._holding[0][0] <= self.room.head):
             _, _, future = heappop(self._holding)
-            if not future.done():
+            if future.done():
+                self._over -= 1
+            else:
                 future.set_result(None)
-        if len(self._holding) > HOLDING_MAX // 2:
-            self._holding = sorted(each for each in self._holding if not each[2].done())
+        if self._over > max(OVER_MIN, len(self._holding) // 2):  # each is looked at once for each that came
+            self._holding = [each for each in self._holding if not each[2].done()]
+            heapify(self._holding)
+            self._over = 0
 
 
 class RoomsSeen:

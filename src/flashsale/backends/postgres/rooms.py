@@ -72,18 +72,24 @@ async def join(clock: Clock, sale_id: str, wanted: Sequence[Joining], db: Connec
     newest = {row[2]: _ticket(row) for row in found}
     answers = []
     new = []
+    back = []
     for each in wanted:
         earlier = newest.get(each.user_id)
         given = waiting_room.join(sale, room, each, earlier, now_ms)
         if isinstance(given, Ticket) and given is not earlier:
             newest[each.user_id] = given
-            new.append((given.sale_id, given.number, given.user_id, given.at_ms, given.told_ms))
+            if earlier is not None and given.number == earlier.number:
+                back.append(given.number)
+            else:
+                new.append((given.sale_id, given.number, given.user_id, given.at_ms, given.told_ms))
         answers.append(given)
+    if back:
+        await db.execute(SQL["come_back"], sale_id, back)
     if room is not None and new:
         columns = ("sale_id", "number", "user_id", "at_ms", "told_ms")
         await db.copy_records_to_table("ticket", records=new, columns=columns)
         await _put(db, room)
-    return Altered(answers, changed=bool(new))
+    return Altered(answers, changed=bool(new or back))
 
 
 async def leave(sale_id: str, number: int, db: Connection) -> Altered:

@@ -74,7 +74,11 @@ def join(desk: Desk, sale_id: str, wanted: Sequence[Joining]) -> list[Ticket | R
         given = waiting_room.join(sale, room, each, earlier, now_ms)
         if isinstance(given, Ticket) and given is not earlier:
             newest[each.user_id] = given
-            new.append(given)
+            if earlier is not None and given.number == earlier.number:
+                desk.wrote = True
+                desk.db.execute(SQL["come_back"], (sale_id, given.number))
+            else:
+                new.append(given)
         answers.append(given)
     if room is not None and new:
         write(desk.db, SQL["new_ticket"], [(t.sale_id, t.number, t.user_id, t.at_ms, t.told_ms) for t in new])

@@ -53,6 +53,9 @@ RETURNING 1;
 -- name: left
 UPDATE ticket SET has_left = true WHERE sale_id = $1 AND number = $2;
 
+-- name: come_back
+UPDATE ticket SET has_left = false WHERE sale_id = $1 AND number = ANY ($2::bigint[]);
+
 -- Who leaves gives his pass up, too.
 
 -- name: give_pass_up

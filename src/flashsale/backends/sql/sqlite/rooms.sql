@@ -40,6 +40,9 @@ RETURNING number;
 -- name: left
 UPDATE ticket SET has_left = 1 WHERE sale_id = ?1 AND number = ?2;
 
+-- name: come_back
+UPDATE ticket SET has_left = 0 WHERE sale_id = ?1 AND number = ?2;
+
 -- Who leaves gives his pass up, too.
 
 -- name: give_pass_up
