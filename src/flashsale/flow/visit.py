@@ -30,7 +30,6 @@ from flashsale.core.waiting_room import (
     ahead,
     poll_after_seconds,
     standing,
-    waits,
 )
 from flashsale.flow.gathering import Together
 from flashsale.flow.rooms import Picture, RoomsSeen
@@ -44,7 +43,7 @@ SIGNS_MAX = 1_000_000
 """Tickets heard of since the gate was last told."""
 ECHO_MAX = 64
 NEW_MS = 5_000
-ACTIVE = SaleState.ACTIVE
+"""Who has not waited longer than this has not seen the line stand still."""
 
 
 class Seen(NamedTuple):
@@ -149,6 +148,9 @@ class Visiting:
         """Tells the gate who was heard of, also when it is nobody: silence would mean that nothing is known."""
         if self._gate is None:
             return
+        for over in self._signs.keys() - self._rooms.pictures.keys():
+            del self._signs[over]
+            self._back.pop(over, None)
         for sale_id in [*self._rooms.pictures]:
             numbers, back = self._signs.pop(sale_id, set()), self._back.pop(sale_id, {})
             try:
@@ -184,33 +186,42 @@ class Visiting:
 
     async def _seen(self, sale: Sale, room: Room, ticket: Ticket) -> Seen:
         picture = await self._rooms.saw(sale, room)
-        now_ms, available = self._clock.now_ms(), self._rooms.available(sale)
-        how = standing(sale, room, ticket, available, now_ms)
+        now_ms = self._clock.now_ms()
+        how = standing(sale, room, ticket, self._rooms.available(sale), now_ms)
         place = picture.place_of(ticket.number)
         before = ahead(room, place) if place is not None and how in (Standing.WAITING, Standing.SOLD_OUT) else None
-        wait = self._wait(sale, picture, how, before, now_ms)
-        if wait is not None and before == 0 and now_ms - ticket.at_ms < NEW_MS and state_at(sale, now_ms) is ACTIVE:
-            wait = wait._replace(reason=None)  # nobody waited before him: the line did not stand still, it was empty
+        if how is Standing.WAITING and place is not None and place <= room.head:
+            self._back[sale.sale_id][ticket.number] = place
+        wait = self._wait(sale, picture, ticket, how, before, now_ms)
         likely = wait.likely_seconds if wait is not None else None
         poll = poll_after_seconds(sale, room, how, ticket.number, likely, now_ms)
-        if place is not None and place <= room.head and waits(ticket) and how is Standing.WAITING:
-            self._back[sale.sale_id][ticket.number] = place
-        secret, text = self._ledger.secret, new_ticket(self._ledger.secret, sale.sale_id, ticket.number, ticket.user_id)
-        if how is not Standing.ADMITTED or ticket.pass_until_ms is None:
-            return Seen(text, how, before, wait, poll)
-        made = new_pass(secret, sale.sale_id, ticket.user_id, ticket.number, ticket.pass_until_ms)
-        return Seen(text, how, None, None, poll, made, ticket.pass_until_ms)
+        seen = Seen(self._text_of(ticket), how, before, wait, poll)
+        return self._with_pass(seen, ticket) if how is Standing.ADMITTED else seen
 
-    def _wait(self, sale: Sale, picture: Picture, how: Standing, before: int | None, now_ms: int) -> Estimate | None:
+    def _wait(
+        self, sale: Sale, picture: Picture, ticket: Ticket, how: Standing, before: int | None, now_ms: int
+    ) -> Estimate | None:
         if how is Standing.PRE_QUEUE and sale.starts_at_ms is not None:
             return estimate_before_draw(picture.pace, picture.room.entrants, sale.starts_at_ms, now_ms)
         if how is not Standing.WAITING or before is None:
             return None
-        return estimate(picture.pace, before, now_ms)
+        wait = estimate(picture.pace, before, now_ms)
+        if before == 0 and now_ms - ticket.at_ms < NEW_MS and state_at(sale, now_ms) is SaleState.ACTIVE:
+            return wait._replace(reason=None)  # the line did not stand still, it was empty
+        return wait
+
+    def _with_pass(self, seen: Seen, ticket: Ticket) -> Seen:
+        assert ticket.pass_until_ms is not None, "whoever was let in has a pass"
+        until_ms = ticket.pass_until_ms
+        made = new_pass(self._ledger.secret, ticket.sale_id, ticket.user_id, ticket.number, until_ms)
+        return seen._replace(pass_text=made, pass_until_ms=until_ms)
+
+    def _text_of(self, ticket: Ticket) -> str:
+        return new_ticket(self._ledger.secret, ticket.sale_id, ticket.number, ticket.user_id)
 
     def _receipt(self, room: Room, ticket: Ticket) -> str:
-        text = new_ticket(self._ledger.secret, ticket.sale_id, ticket.number, ticket.user_id)
-        receipt = Receipt(ticket.sale_id, ticket_hash(text).hex(), "line", ticket.number, ticket.at_ms)
+        told = ticket_hash(self._text_of(ticket)).hex()
+        receipt = Receipt(ticket.sale_id, told, "line", ticket.number, ticket.at_ms)
         if ticket.number <= room.entrants:
             receipt = replace(receipt, kind="prequeue", commitment=commitment(room.seed).hex())
         return draw.sign(receipt, self._key)
