@@ -15,8 +15,6 @@ from edge.lanes import Client, get, post
 from edge.shop import Shop, product, served
 
 from flashsale.core.draw import merkle_root, order, ticket_hash
-from flashsale.core.waiting_room import Standing
-from flashsale.edge.waiting_room import STREAM_REST_SECONDS
 
 PEOPLE = 30
 SLOWLY = {"enabled": True, "admitPerSecond": 15, "burst": 1}
@@ -137,24 +135,3 @@ async def test_a_line_is_not_filled_by_somebody_who_leaves_and_joins_again(shop:
         if told["state"] == "WAITING":
             assert (await shop.ask("DELETE", f"sales/S1/queue/{told['ticket']}")).status_code == 204
     assert (await join(shop, "alice"))["state"] == "WAITING"
-
-
-async def test_a_stream_rests_between_two_things_that_it_tells_whatever_happens(shop: Shop, monkeypatch) -> None:
-    """As for somebody who was passed over: each question about a place could wake all the others."""
-    await opened(shop)
-    await join(shop, "first")
-    ticket = (await join(shop, "alice"))["ticket"]
-    seen = await shop.engine.visiting.ask("S1", ticket, None)
-
-    async def at_once(*_: Any) -> Any:
-        return seen._replace(standing=Standing.WAITING)
-
-    monkeypatch.setattr(shop.engine.visiting, "ask", at_once)
-    async with Client(*await asyncio.open_connection("127.0.0.1", shop.client.base_url.port)) as client:
-        client.send(get(f"/api/v1/sales/S1/queue/{ticket}/events"))
-        told = b""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                while True:
-                    told += await client.reader.read(65536)
-    assert 2 <= told.count(b"event: place") <= 1 + 1 / STREAM_REST_SECONDS
