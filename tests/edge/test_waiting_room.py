@@ -253,6 +253,17 @@ async def test_a_forged_pass_is_refused_before_any_store_is_touched(shop):
     assert touched == []
 
 
+async def test_a_keyed_request_of_a_queued_sale_brings_its_pass_also_where_its_key_is_looked_for(shop):
+    await shop.open(mode="queued")
+    place = await shop.admitted("alice")
+    answers = [await shop.buy("alice", place["pass"], requestKey="k") for _ in range(2)]
+    assert [each.status_code for each in answers] in ([202, 202], [202, 201])
+    assert len({each.json()["reservationId"] for each in answers}) == 1
+    path = f"reservations/{answers[0].json()['reservationId']}?wait=5"
+    assert (await shop.ask("GET", path)).json()["status"] == Status.RESERVED
+    assert said(await shop.buy("alice", place["pass"], requestKey="another")) == (403, "PASS_REQUIRED")
+
+
 async def test_before_the_start_a_missing_pass_is_not_what_is_said(shop):
     await shop.open(startsAt=in_seconds(60))
     assert said(await shop.buy("alice", None)) == (409, "NOT_STARTED")

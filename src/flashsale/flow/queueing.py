@@ -75,7 +75,7 @@ class Asking:
         slip = Slip(request.reservation_ids, request.at_ms, beyond=beyond)
         return Attempt(
             request.user_id, request.sale_id, request.items, self.key, request.kind, slip,
-            barred=self.barred, marks=request.marks,
+            barred=self.barred, pass_number=request.pass_number, marks=request.marks,
         )  # fmt: skip
 
 
