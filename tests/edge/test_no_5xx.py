@@ -2,7 +2,7 @@
 
 The requests are those of `strange_requests.py`, over real connections. What must not happen is a 5xx other than a 503
 that the document promises, and no answer at all. With FLASHSALE_SOAK=1 each operation gets 10,000 inputs with each
-identity (`scripts/soak`), else as many as fit in half a minute.
+identity (`scripts/soak`), else as many as fit in a quarter of a minute.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from edge.strange_requests import Changes, Strange, generated
 from edge.test_who_is_asking import GATEWAY, JWT, token
 
 SOAK = os.environ.get("FLASHSALE_SOAK") == "1"
-DRAWN, CHANGED = (1000, 9) if SOAK else (20, 6)
+DRAWN, CHANGED = (1000, 9) if SOAK else (14, 6)
 """Of each operation, and of each of those."""
 SEED = int(os.environ.get("FLASHSALE_SEED") or 20_260_115)
 HELD_SECONDS = 0.05
