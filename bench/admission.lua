@@ -19,7 +19,7 @@ function init(args)
     .. "\r\nContent-Type: application/json\r\nContent-Length: " .. #body .. "\r\n"
   for line in io.lines(os.getenv("BENCH_BUYERS") .. "." .. number) do
     local user, address, pass, token = line:match("(%S+) (%S+) (%S+) (%S+)")
-    requests[#requests + 1] = head .. "Idempotency-Key: " .. user .. "\r\n" .. header("X-User-ID", user)
+    requests[#requests + 1] = head .. "Idempotency-Key: " .. user .. "-" .. #requests .. "\r\n" .. header("X-User-ID", user)
       .. header("X-Forwarded-For", address) .. header("X-Flashsale-Pass", pass)
       .. header("Authorization", token == "-" and "-" or "Bearer " .. token) .. "\r\n" .. body
   end

@@ -49,12 +49,17 @@ def forget_lapsed(members: Members, window_ms: int, now_ms: int) -> None:
         del members[first]
 
 
+One = tuple[str, int]
+"""A group with one member, as most groups are. It has no dictionary of its own: every new buyer would leave some of
+them to the garbage collector."""
+
+
 class Groups:
     """The groups of one process; beyond `most` members in all, groups that were not seen for longest are forgotten."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._groups: OrderedDict[str, Members] = OrderedDict()
+        self._groups: OrderedDict[str, Members | One] = OrderedDict()
         self._members = 0
 
     def sighted(self, sighting: Sighting, now_ms: int) -> int:
@@ -67,33 +72,47 @@ class Groups:
         return self.ask(group, window_seconds * 1000, now_ms)
 
     def see(self, group: str, member: str, window_ms: int, now_ms: int) -> int:
-        members = self._groups.get(group)
-        if members is None:
-            self._groups[group] = {member: now_ms}
-            count, more = 1, 1
+        known = self._groups.get(group)
+        if known is None or (isinstance(known, tuple) and (known[0] == member or known[1] <= now_ms - window_ms)):
+            self._groups[group] = (member, now_ms)
+            count, more = 1, int(known is None)
         else:
+            members = {known[0]: known[1]} if isinstance(known, tuple) else known
             before = len(members)
             seen(members, member, window_ms, now_ms)
+            self._groups[group] = members
+            count, more = len(members), len(members) - before
+        if known is not None:
             self._groups.move_to_end(group)
-            count = len(members)
-            more = count - before
         self._members += more
         while self._members > self._most:
-            self._members -= len(self._groups.popitem(last=False)[1])
+            self._members -= _size(self._groups.popitem(last=False)[1])
         return count
 
     def ask(self, group: str, window_ms: int, now_ms: int) -> int:
-        members = self._groups.get(group)
-        if members is None:
+        known = self._groups.get(group)
+        if known is None:
             return 0
-        before = len(members)
-        forget_lapsed(members, window_ms, now_ms)
-        self._members -= before - len(members)
-        if not members:
+        before = _size(known)
+        if isinstance(known, tuple):
+            count = int(known[1] > now_ms - window_ms)
+        else:
+            forget_lapsed(known, window_ms, now_ms)
+            count = len(known)
+        self._members -= before - count
+        if not count:
             del self._groups[group]
-        return len(members)
+        return count
 
     def forget(self, group: str, member: str) -> None:
-        members = self._groups.get(group)
-        if members is not None and members.pop(member, None) is not None:
+        known = self._groups.get(group)
+        if isinstance(known, tuple):
+            if known[0] == member:
+                del self._groups[group]
+                self._members -= 1
+        elif known is not None and known.pop(member, None) is not None:
             self._members -= 1
+
+
+def _size(known: Members | One) -> int:
+    return 1 if isinstance(known, tuple) else len(known)

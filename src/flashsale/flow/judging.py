@@ -299,7 +299,13 @@ class Judging:
             self._holds[reservation_id] = tuple(groups)
         while len(self._holds) > HOLDS_MAX:
             self._holds.popitem(last=False)
-        self._count([_about(f"unpaid:{group}", each) for group in groups for each in held])
+        if self._gate is not None:
+            self._count([_about(f"unpaid:{group}", each) for group in groups for each in held])
+            return
+        now_ms = self._clock.now_ms()
+        for group in groups:
+            for reservation_id in held:
+                self._groups.see(f"unpaid:{group}", reservation_id, WINDOW_MS, now_ms)
 
     def paid(self, user_id: str, reservation_ids: Sequence[str]) -> None:
         """They count no more. From which device and address they came is known where they were reserved."""

@@ -142,7 +142,7 @@ def store(db: sqlite3.Connection, books: Books, by_user: ByUser) -> None:
     """Writes everything that was decided. Raises RowChanged when a row is not what it was when loaded."""
     _store_new(db, books.new_reservations, by_user)
     if books.spent:
-        db.executemany(SQL["spend_passes"], books.newly_spent)
+        write(db, SQL["spend_passes"], books.newly_spent)
     _store_changed(db, books, by_user)
     _store_origins(db, books)
     store_journal(db, books.journal)
