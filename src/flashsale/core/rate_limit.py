@@ -10,11 +10,12 @@ close a bucket for an hour. `lua/buckets.lua` does the same inside Redis.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
+
+from flashsale.core.lately import Lately
 
 ORIGIN_US = 1_700_000_000_000_000
 TOLERANCE_US = 1000.0
@@ -84,28 +85,27 @@ def take(full_at_us: float, draft: Draft, now_us: float) -> tuple[float, Allowan
 
 
 class Buckets:
-    """The buckets of one process, `most` of them at most: what was not asked for longest makes room, and a bucket that
-    was forgotten allows one burst more."""
+    """The buckets of one process, `most` of them at most: what was not asked for lately makes room (`core/lately.py`),
+    and a bucket that was forgotten allows one burst more."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._full_at_us: OrderedDict[str, float] = OrderedDict()
+        self._full_at_us: Lately[float] = Lately(most)
 
     def __len__(self) -> int:
         return len(self._full_at_us)
 
     def take(self, draft: Draft, now_us: float) -> Allowance:
-        full_at_us, answer = take(self._full_at_us.get(draft.bucket, 0.0), draft, now_us)
-        self._keep(draft.bucket, full_at_us)
+        full_at_us, answer = take(self._known(draft), draft, now_us)
+        self._full_at_us.set(draft.bucket, full_at_us)
         return answer
 
     def take_together(self, drafts: Sequence[Draft], now_us: float) -> list[Allowance]:
         """All of them or none: while one is refused, the others are told what they would have been, and pay nothing."""
-        tried = [take(self._full_at_us.get(draft.bucket, 0.0), draft, now_us) for draft in drafts]
+        tried = [take(self._known(draft), draft, now_us) for draft in drafts]
         if all(answer.allowed for _, answer in tried):
             return [self.take(draft, now_us) for draft in drafts]
         return [
-            answer if not answer.allowed else take(self._full_at_us.get(draft.bucket, 0.0), _look(draft), now_us)[1]
+            answer if not answer.allowed else take(self._known(draft), _look(draft), now_us)[1]
             for draft, (_, answer) in zip(drafts, tried, strict=True)
         ]
 
@@ -113,9 +113,11 @@ class Buckets:
         """One out of each of these buckets, each another one; or none out of any. Written for speed: this is `take`
         without an answer."""
         kept, paid = self._full_at_us, []
+        new, old = kept.new, kept.old
         for name, limit in wanted:
             interval, whole, room = limit.pace
-            owed = kept.get(name, 0.0) - now_us
+            full_at_us = new.get(name)
+            owed = (old.get(name, 0.0) if full_at_us is None else full_at_us) - now_us
             if owed < 0.0:
                 owed = interval
             elif owed > whole:
@@ -126,22 +128,18 @@ class Buckets:
                 return False
             paid.append(now_us + owed)
         for (name, _), full_at_us in zip(wanted, paid, strict=True):
-            kept[name] = full_at_us
-            kept.move_to_end(name)
-        while len(kept) > self._most:
-            kept.popitem(last=False)
+            new[name] = full_at_us
+        if len(new) >= kept.half:
+            kept.age()
         return True
 
     def forget(self, names: Sequence[str]) -> None:
         """They are full again."""
         for name in names:
-            self._full_at_us.pop(name, None)
+            self._full_at_us.forget(name)
 
-    def _keep(self, name: str, full_at_us: float) -> None:
-        self._full_at_us[name] = full_at_us
-        self._full_at_us.move_to_end(name)
-        if len(self._full_at_us) > self._most:
-            self._full_at_us.popitem(last=False)
+    def _known(self, draft: Draft) -> float:
+        return self._full_at_us.get(draft.bucket) or 0.0
 
 
 def _look(draft: Draft) -> Draft:

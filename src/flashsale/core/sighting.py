@@ -4,10 +4,11 @@ A group remembers at most MEMBERS_MAX members, the latest ones, each until it ha
 never needed: no rule asks for more than that. `lua/sightings.lua` does the same inside Redis.
 """
 
-from collections import OrderedDict
 from enum import IntEnum
 
 import msgspec
+
+from flashsale.core.lately import Lately
 
 MEMBERS_MAX = 64
 WINDOW_SECONDS_MAX = 86_400
@@ -55,12 +56,13 @@ them to the garbage collector."""
 
 
 class Groups:
-    """The groups of one process; beyond `most` members in all, groups that were not seen for longest are forgotten."""
+    """The groups of one process; beyond `most` members in all, groups that were not seen lately are forgotten
+    (`core/lately.py`)."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._groups: OrderedDict[str, Members | One] = OrderedDict()
+        self._groups: Lately[Members | One] = Lately(most)
         self._members = 0
+        """Of the new groups."""
 
     def sighted(self, sighting: Sighting, now_ms: int) -> int:
         """How many members the group has after this; MEMBERS_MAX means: or more."""
@@ -72,47 +74,36 @@ class Groups:
         return self.ask(group, window_seconds * 1000, now_ms)
 
     def see(self, group: str, member: str, window_ms: int, now_ms: int) -> int:
-        known = self._groups.get(group)
+        kept = self._groups
+        new = kept.new.get(group)
+        known = kept.old.get(group) if new is None else new
+        before = 0 if new is None else len(new) if isinstance(new, dict) else 1
         if known is None or (isinstance(known, tuple) and (known[0] == member or known[1] <= now_ms - window_ms)):
-            self._groups[group] = (member, now_ms)
-            count, more = 1, int(known is None)
+            kept.new[group] = (member, now_ms)
+            count = 1
         else:
             members = {known[0]: known[1]} if isinstance(known, tuple) else known
-            before = len(members)
             seen(members, member, window_ms, now_ms)
-            self._groups[group] = members
-            count, more = len(members), len(members) - before
-        if known is not None:
-            self._groups.move_to_end(group)
-        self._members += more
-        while self._members > self._most:
-            self._members -= _size(self._groups.popitem(last=False)[1])
+            kept.new[group] = members
+            count = len(members)
+        self._members += count - before
+        if self._members >= kept.half:
+            kept.age()
+            self._members = 0
         return count
 
     def ask(self, group: str, window_ms: int, now_ms: int) -> int:
         known = self._groups.get(group)
         if known is None:
             return 0
-        before = _size(known)
         if isinstance(known, tuple):
-            count = int(known[1] > now_ms - window_ms)
-        else:
-            forget_lapsed(known, window_ms, now_ms)
-            count = len(known)
-        self._members -= before - count
-        if not count:
-            del self._groups[group]
-        return count
+            return int(known[1] > now_ms - window_ms)
+        forget_lapsed(known, window_ms, now_ms)
+        return len(known)
 
     def forget(self, group: str, member: str) -> None:
         known = self._groups.get(group)
-        if isinstance(known, tuple):
-            if known[0] == member:
-                del self._groups[group]
-                self._members -= 1
-        elif known is not None and known.pop(member, None) is not None:
-            self._members -= 1
-
-
-def _size(known: Members | One) -> int:
-    return 1 if isinstance(known, tuple) else len(known)
+        if isinstance(known, dict):
+            known.pop(member, None)
+        elif known is not None and known[0] == member:
+            self._groups.forget(group)
