@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
+from flashsale.answering import tell
 from flashsale.core.journal import Stock
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.sale import Sale
@@ -134,7 +135,7 @@ def deliver(batch: Sequence[Item], committed: Committed, undecided: Undecided, o
     for item, result in zip(batch, committed.results, strict=True):
         if isinstance(item, Asked):
             undecided.remove(item.attempt)
-        answer(item, result)
+        tell(item.answer, result)
 
 
 def _tell(observer: Observer, committed: Committed) -> None:
@@ -142,14 +143,6 @@ def _tell(observer: Observer, committed: Committed) -> None:
         observer.sale_changed(sale_id, sale)
     if committed.stock:
         observer.stock_changed(list(committed.stock.values()))
-
-
-def answer(item: Item, result: Any) -> None:
-    """Whoever asked may fail to take his answer; those behind him get theirs all the same."""
-    try:
-        item.answer(result)
-    except Exception:
-        log.exception("an answer could not be delivered")
 
 
 def count_refusals(batch: Sequence[Item], outcomes: Sequence[Any], counts: Counter[tuple[str, str]]) -> None:

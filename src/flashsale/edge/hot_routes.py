@@ -11,8 +11,8 @@ from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
-import structlog
 
+from flashsale.answering import tell
 from flashsale.core.limits import Bucket, at_door, inside
 from flashsale.core.pending import is_genuine
 from flashsale.core.questions import FindReservations, Query
@@ -42,8 +42,6 @@ from flashsale.flow.storefront import Offer, Storefront
 from flashsale.flow.waiting import Waiting
 from flashsale.ports import Answer as Told
 from flashsale.ports import Clock, LedgerUnavailable
-
-log = structlog.get_logger("flashsale.edge")
 
 Send = Callable[[Answer], None]
 T = TypeVar("T")
@@ -307,7 +305,7 @@ class HotRoutes:
             if held is None and self._genuine(question):
                 self._wait(question)
             else:
-                _send(question, self._told(question, held))
+                tell(question.send, self._told(question, held))
 
     def _genuine(self, question: _Question) -> bool:
         """Whether the reservation is pending: no row can tell, but its id can."""
@@ -316,7 +314,7 @@ class HotRoutes:
     def _wait(self, question: _Question) -> None:
         def told(rows: list[Reservation]) -> None:
             pending = queued.pending(question.reservation_id, question.user_id)
-            _send(question, self._told(question, rows[0]) if rows else pending)
+            tell(question.send, self._told(question, rows[0]) if rows else pending)
 
         self._waiting.wait((question.reservation_id,), question.wait_seconds, told)
 
@@ -331,12 +329,4 @@ class HotRoutes:
     def _unavailable(self, questions: list[_Question]) -> None:
         refused = Refused(Refusal.UNAVAILABLE, "The ledger cannot be read now: try again", {"retryAfterSeconds": 1})
         for question in questions:
-            _send(question, self._refusal(refused, question.path))
-
-
-def _send(question: _Question, answer: Answer) -> None:
-    """A client who cannot take his answer does not keep it from the others of the same read."""
-    try:
-        question.send(answer)
-    except Exception:
-        log.exception("an answer could not be delivered")
+            tell(question.send, self._refusal(refused, question.path))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import structlog
 
+from flashsale.answering import tell
 from flashsale.core import challenge
 from flashsale.core.challenge import Challenge, Hardness, Link, bound_to, hardness_of, required
 from flashsale.core.device import completeness, mark_of
@@ -186,7 +187,7 @@ class Judging:
                 for each, limits, about in zip(asked, drafts, sightings, strict=True)
             ]  # fmt: skip
         for each, facts in zip(asked, known, strict=True):
-            _in_peace(partial(self._judged, each, facts))
+            tell(self._judged, each, facts)
 
     def _drafts(self, visitor: Visitor) -> list[Draft]:
         """None of whoever has a tier: that says how many attempts are right for him."""
@@ -261,7 +262,7 @@ class Judging:
         """A solution is used up before it is checked: to check it is work, and nobody shall have it done twice."""
         drafts = [Draft(f"challenge:{each.number}", 1 / (2 * challenge.VALID_SECONDS), 1) for each in solved]
         for each, fresh in zip(solved, await self._first_uses(drafts), strict=True):
-            _in_peace(partial(self._check, each, fresh.allowed))
+            tell(self._check, each, fresh.allowed)
 
     def _check(self, solved: "Solved", fresh: bool) -> None:
         if not fresh:
@@ -339,14 +340,6 @@ class Solved(NamedTuple):
 
 
 BLOCKED = Refused(Refusal.BLOCKED, "This request looks like a bot's; an operator can tell why")
-
-
-def _in_peace(call: Then) -> None:
-    """One asker's failure is not his neighbours'."""
-    try:
-        call()
-    except Exception:
-        log.exception("an answer could not be delivered")
 
 
 def _bar(asked: Asked, refused: Refused) -> None:

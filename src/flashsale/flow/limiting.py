@@ -12,8 +12,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import NamedTuple
 
-import structlog
-
+from flashsale.answering import tell
 from flashsale.core.limits import (
     Bucket,
     Limit,
@@ -37,8 +36,6 @@ REQUESTS_MAX = 128
 
 Told = Callable[[Refused | None], None]
 """Takes the refusal; None: the request may go on."""
-
-log = structlog.get_logger("flashsale.limits")
 
 
 class Wanted(NamedTuple):
@@ -109,7 +106,7 @@ class Limiting:
         else:
             told = [refused(each.buckets, answer, each.tier) for each, answer in zip(asked, answers, strict=True)]
         for each, refusal in zip(asked, told, strict=True):
-            _tell(each, refusal)
+            tell(each.reply, refusal)
 
     # What operators ask
 
@@ -134,11 +131,3 @@ class Limiting:
         self.forget_here(user_id)
         if self._gate is not None:
             await self._gate.forget(of_user(user_id))
-
-
-def _tell(asked: Wanted, refusal: Refused | None) -> None:
-    """One asker's failure is not his neighbours'."""
-    try:
-        asked.reply(refusal)
-    except Exception:
-        log.exception("an answer could not be delivered")

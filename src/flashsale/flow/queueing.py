@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
-import structlog
-
+from flashsale.answering import tell
 from flashsale.core.books import Books, Line
 from flashsale.core.journal import Stock
 from flashsale.core.pending import CHANCE_BYTES, fresh_id, keyed_id, keyed_ids
@@ -32,7 +31,6 @@ from flashsale.ports import Answer, Backlog, Clock, Gate, GateAway, LedgerUnavai
 
 Told = Callable[[Answer], None]
 
-log = structlog.get_logger("flashsale.queueing")
 
 WAITING_MAX = 20_000
 """Requests on their way into the queue; beyond that the answer is 503."""
@@ -333,10 +331,7 @@ class Queueing:
     def _answer(self, asking: Asking, answer: Answer) -> None:
         self._on_the_way -= 1
         asking.answered = True
-        try:
-            asking.reply(answer)
-        except Exception:
-            log.exception("an answer could not be delivered")
+        tell(asking.reply, answer)
 
 
 def synchronised(row: Stock) -> Synchronised:

@@ -9,8 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-import structlog
-
+from flashsale.answering import tell
 from flashsale.core.questions import FindReservations
 from flashsale.core.reservation import Reservation
 from flashsale.ports import Ledger
@@ -20,7 +19,6 @@ LOOK_MAX = 250
 WAITING_MAX = 20_000
 """Buyers who hold the line; those beyond are told at once that their request is pending."""
 
-log = structlog.get_logger("flashsale.waiting")
 
 Told = Callable[[list[Reservation]], None]
 """Gets the rows of the request, in the order of its ids; none while it is not decided."""
@@ -107,7 +105,4 @@ class Waiting:
             del self._by_id[waiter.ids[0]]
         if waiter.timer is not None:
             waiter.timer.cancel()
-        try:
-            waiter.told(rows)
-        except Exception:
-            log.exception("an answer could not be delivered")
+        tell(waiter.told, rows)

@@ -20,9 +20,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from flashsale.answering import tell
 from flashsale.backends.kafka.connect import Connection
 from flashsale.backends.kafka.topics import PARTITIONER, Plan, TopicsUnfit, ensure
 from flashsale.core.request import Priority, Request, encode
@@ -50,8 +50,6 @@ SETTINGS: dict[str, str | int | bool] = {
 }
 
 Answer = Callable[[bool], None]
-
-log = structlog.get_logger("flashsale.queue")
 
 
 class KafkaQueue:
@@ -174,12 +172,4 @@ class _Line:
         if not self._under_way:
             self._empty.set()
         for reply, acknowledged in reported:
-            _answer(reply, acknowledged)
-
-
-def _answer(reply: Answer, acknowledged: bool) -> None:
-    """Whoever asked may fail to take his answer; those behind him get theirs all the same."""
-    try:
-        reply(acknowledged)
-    except Exception:
-        log.exception("an answer could not be delivered")
+            tell(reply, acknowledged)

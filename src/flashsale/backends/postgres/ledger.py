@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from flashsale.answering import tell
 from flashsale.backends.batch import (
     AWAY,
     BUSY,
@@ -38,7 +39,6 @@ from flashsale.backends.batch import (
     Item,
     Job,
     Undecided,
-    answer,
     count_refusals,
     deliver,
     failed,
@@ -366,7 +366,7 @@ class PostgresLedger:
             if result is None:
                 self.reserve(item.attempt, item.answer)
                 continue
-            answer(item, result)
+            tell(item.answer, result)
 
 
 def _traced(trace_id: str | None, move: Move[T], desk: Desk) -> T:

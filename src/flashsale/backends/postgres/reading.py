@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from flashsale.backends.batch import BUSY, Asked, Item, Job, answer, from_a_read, into
+from flashsale.answering import tell
+from flashsale.backends.batch import BUSY, Asked, Item, Job, from_a_read, into
 from flashsale.backends.postgres import connect, rows
 from flashsale.backends.postgres.find import ANSWERS, LONG
 from flashsale.backends.postgres.lane import Lane
@@ -65,7 +66,7 @@ class Reading:
         attempts = [item for item in batch if isinstance(item, Asked)]
         for item in batch:
             if isinstance(item, Job):
-                answer(item, await self._found("reader", item))
+                tell(item.answer, await self._found("reader", item))
         if attempts:
             self._deliver(attempts, await self._refused([item.attempt for item in attempts]))
 
@@ -73,7 +74,7 @@ class Reading:
         """A long read; those that still wait when the ledger closes are not begun."""
         for item in batch:
             if isinstance(item, Job):
-                answer(item, FAILED if self._closing else await self._found("scanner", item))
+                tell(item.answer, FAILED if self._closing else await self._found("scanner", item))
 
     async def _found(self, name: str, job: Job) -> Any:
         try:

@@ -23,6 +23,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 
+from flashsale.answering import tell
 from flashsale.backends.batch import (
     BUSY,
     FULL,
@@ -31,7 +32,6 @@ from flashsale.backends.batch import (
     Item,
     Job,
     Undecided,
-    answer,
     count_refusals,
     deliver,
     failed,
@@ -342,7 +342,7 @@ class SqliteLedger:
                 continue
             if isinstance(result, Refused) and isinstance(item, Asked):
                 self._lost[item.attempt.sale_id, result.refusal.code] += 1
-            answer(item, result)
+            tell(item.answer, result)
 
 
 def _found(job: Job, db: sqlite3.Connection) -> Any:
