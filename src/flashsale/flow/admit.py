@@ -12,7 +12,6 @@ nobody is let in: it would be unfair to those whose signs cannot be heard.
 
 import asyncio
 from array import array
-from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -54,11 +53,12 @@ ROOT_TOLD_MS = 1_000
 log = structlog.get_logger("flashsale.admit")
 
 
-class Entrants(NamedTuple):
-    """Those of a draw, in the order of arrival."""
+class Drawing(msgspec.Struct):
+    """A draw on its way: its entrants in the order of arrival, and since when the world may know their root."""
 
     hashes: list[bytes]
     root: bytes
+    rooted_ms: int | None = None
 
 
 class Admitting:
@@ -74,8 +74,7 @@ class Admitting:
         self._clock = clock
         self._counts = counts
         self._grace_ms = grace_ms
-        self._entrants: dict[str, Entrants] = {}
-        self._rooted_ms: dict[str, int] = {}
+        self._drawings: dict[str, Drawing] = {}
         self._paces: dict[str, Pace] = {}
         """Measured here, and told in the ledger: only who lets people in sees how fast it goes."""
         self._done: dict[str, list[int]] = {}
@@ -85,16 +84,19 @@ class Admitting:
         """A tick. Returns how many were let in."""
         if not self._rooms.pictures or not await self._turn.held():
             self._paces.clear()
+            self._drawings.clear()
             return 0
         return sum([await self._room(sale_id, picture) for sale_id, picture in [*self._rooms.pictures.items()]])
 
     async def _room(self, sale_id: str, picture: Picture) -> int:
         sale = self._rooms.sale(sale_id)
         if sale is None or state_at(sale, self._clock.now_ms()) not in (SaleState.ACTIVE, SaleState.PAUSED):
+            self._drawings.pop(sale_id, None)
             return 0
         if picture.room.phase is not Phase.DRAWN:
             await self._draw(sale, picture)
             return 0
+        self._drawings.pop(sale_id, None)
         admitted = 0
         for _ in range(ROUNDS_MAX):
             turned = await self._let_in(sale, picture)
@@ -110,32 +112,31 @@ class Admitting:
         if room.phase is Phase.OPEN:
             await self._step(sale, Closed())
             return
-        entrants = self._entrants.get(sale.sale_id) or await self._read_entrants(sale.sale_id, room)
-        self._entrants[sale.sale_id] = entrants
+        drawing = self._drawings.get(sale.sale_id)
+        if drawing is None:
+            drawing = self._drawings[sale.sale_id] = await self._read_entrants(sale.sale_id, room)
         if room.phase is Phase.CLOSED:
-            await self._step(sale, Rooted(entrants.root))
-            self._rooted_ms[sale.sale_id] = self._clock.now_ms()
+            await self._step(sale, Rooted(drawing.root))
+        if drawing.rooted_ms is None:
+            drawing.rooted_ms = self._clock.now_ms()
+        if self._clock.now_ms() < drawing.rooted_ms + ROOT_TOLD_MS:
             return
-        if self._clock.now_ms() < self._rooted_ms.setdefault(sale.sale_id, self._clock.now_ms()) + ROOT_TOLD_MS:
-            return
-        drawn = await asyncio.to_thread(order, room.seed, entrants.root, entrants.hashes)
+        drawn = await asyncio.to_thread(order, room.seed, drawing.root, drawing.hashes)
         await self._step(sale, Drawn(array("I", drawn).tobytes()))
-        self._entrants.pop(sale.sale_id)
-        self._rooted_ms.pop(sale.sale_id)
-        log.info("a draw is over", sale=sale.sale_id, entrants=len(entrants.hashes), root=entrants.root.hex())
+        log.info("a draw is over", sale=sale.sale_id, entrants=len(drawing.hashes), root=drawing.root.hex())
 
     async def _step(self, sale: Sale, step: DrawStep) -> None:
         room = await self._ledger.draw(sale.sale_id, step)
         if room is not None:
             await self._rooms.saw(sale, room)
 
-    async def _read_entrants(self, sale_id: str, room: Room) -> Entrants:
+    async def _read_entrants(self, sale_id: str, room: Room) -> Drawing:
         hashes: list[bytes] = []
         while len(hashes) < room.entrants:
             limit = min(PAGE, room.entrants - len(hashes))
             page = await self._ledger.find(EntrantsOf(sale_id, len(hashes), limit))
             hashes += await asyncio.to_thread(hashes_of, self._ledger.secret, sale_id, page)
-        return Entrants(hashes, await asyncio.to_thread(merkle_root, hashes))
+        return Drawing(hashes, await asyncio.to_thread(merkle_root, hashes))
 
     # Turns
 
