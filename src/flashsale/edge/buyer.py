@@ -4,9 +4,7 @@ Each handler reads its request, asks the engine, and shows the answer; it decide
 are the very functions that the fast lane calls.
 """
 
-import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from flashsale.core import challenge
 from flashsale.core.device import HEADER, HEADER_MAX
@@ -15,14 +13,12 @@ from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.request import Item
 from flashsale.core.stock import Granted
 from flashsale.edge import schema, views
-from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, buyer, caller, request_key
+from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, buyer, caller, request_key, told
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.queued import WAIT_SECONDS_MAX, CartState, ReservationState, wait_seconds
 from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import Answer, availability, cart, invalid_fields, reservation
 from flashsale.engine import Engine
-
-T = TypeVar("T")
 
 API = "/api/v1"
 REASON_MAX = 500
@@ -108,13 +104,13 @@ class Buyer:
     async def reserve(self, ask: Ask) -> Answer:
         body = await ask.body()
         who, said, wait = ask.known, ask.said, _wait_seconds(ask)
-        return await _future(lambda send: self._hot.reserve_as(who, body, said, ask.path, send, wait))
+        return await told(lambda send: self._hot.reserve_as(who, body, said, ask.path, send, wait))
 
     async def reserve_cart(self, ask: Ask) -> Answer | Refused:
         wish = await ask.read(schema.CartBody)
         items, key, wait = _items(wish), request_key(ask, wish.request_key), _wait_seconds(ask)
         visitor = buyer(ask, wish.user_id)
-        refused: Refused | None = await _future(lambda told: self._hot.count_attempt(visitor, items[0].sku_id, told))
+        refused: Refused | None = await told(lambda tell: self._hot.count_attempt(visitor, items[0].sku_id, tell))
         if refused is not None:
             return refused
         outcome = await self._engine.reserve_cart(visitor, items, key)
@@ -122,12 +118,12 @@ class Buyer:
             return outcome
         if isinstance(outcome, Granted):
             return cart(outcome)
-        return await _future(lambda send: self._hot.queued(outcome, True, ask.path, send, wait))
+        return await told(lambda send: self._hot.queued(outcome, True, ask.path, send, wait))
 
     async def reservation(self, ask: Ask) -> Answer:
         wait = ask.number("wait", 0, WAIT_SECONDS_MAX)
         who, reservation_id, said = ask.known, ask.params["reservationId"], ask.said
-        return await _future(lambda send: self._hot.reservation_as(who, reservation_id, said, ask.path, send, wait))
+        return await told(lambda send: self._hot.reservation_as(who, reservation_id, said, ask.path, send, wait))
 
     async def release(self, ask: Ask) -> Answer | Refused:
         released = await self._engine.release(ask.params["reservationId"], caller(ask))
@@ -177,18 +173,6 @@ class Buyer:
 
     def _now_ms(self) -> int:
         return self._engine.clock.now_ms()
-
-
-async def _future(begin: Callable[[Callable[[T], None]], None]) -> T:
-    """Waits for what a hot route tells."""
-    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-    def told(what: T) -> None:
-        if not future.done():
-            future.set_result(what)
-
-    begin(told)
-    return await future
 
 
 def _wait_seconds(ask: Ask) -> int:

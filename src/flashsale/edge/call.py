@@ -146,9 +146,8 @@ class Ask:
     async def _count(self, buckets: Sequence[Bucket]) -> None:
         if not buckets:
             return
-        future: asyncio.Future[Refused | None] = asyncio.get_running_loop().create_future()
-        self._limiting.take(buckets, partial(_into, future))
-        if refused := await future:
+        refused: Refused | None = await told(partial(self._limiting.take, buckets))
+        if refused is not None:
             raise Refusing(refused)
 
     @property
@@ -244,10 +243,16 @@ class Ask:
             read(body, Nothing)
 
 
-def _into(future: asyncio.Future[Refused | None], refused: Refused | None) -> None:
-    """An answer that nobody waits for any more is dropped."""
-    if not future.done():
-        future.set_result(refused)
+async def told(begin: Callable[[Callable[[T], None]], None]) -> T:
+    """Waits for what a function tells whom it is given. It is dropped when nobody waits for it any more."""
+    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def tell(what: T) -> None:
+        if not future.done():
+            future.set_result(what)
+
+    begin(tell)
+    return await future
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):

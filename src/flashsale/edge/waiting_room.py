@@ -94,7 +94,7 @@ def shown(seen: Seen) -> Place:
         seen.standing,
         None if seen.ahead is None else seen.ahead + 1,
         seen.ahead,
-        wait and WaitShown(round(wait.low_seconds), round(wait.likely_seconds), round(wait.high_seconds), wait.reason),
+        wait and WaitShown(*wait),
         seen.poll_after_seconds,
         seen.pass_text or UNSET,
         UNSET if seen.pass_until_ms is None else timestamp(seen.pass_until_ms),
