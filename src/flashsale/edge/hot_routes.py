@@ -114,7 +114,7 @@ class HotRoutes:
     def reserve(self, body: bytes, said: Said, path: str, send: Send) -> None:
         """POST /reservations."""
         if self._verifies and self._limiting.rates.door:
-            self._let_in(said, path, send, partial(self._reserve, body, said, path, send))
+            self._count(self._at_door(said), path, send, partial(self._reserve, body, said, path, send))
         else:
             self._reserve(body, said, path, send, self._at_door(said))
 
@@ -171,8 +171,8 @@ class HotRoutes:
         rates = self._limiting.rates
         return at_door(rates, self._door.address(said)) if rates.door else ()
 
-    def _let_in(self, said: Said, path: str, send: Send, go_on: Callable[[], None]) -> None:
-        """Goes on, unless too much comes from there or in all."""
+    def _count(self, wanted: Sequence[Bucket], path: str, send: Send, go_on: Callable[[], None]) -> None:
+        """Goes on, unless it is one too many."""
 
         def told(limited: Refused | None) -> None:
             if limited is None:
@@ -180,7 +180,7 @@ class HotRoutes:
             else:
                 send(self._refusal(limited, path))
 
-        self._limiting.take(self._at_door(said), told)
+        self._limiting.take(wanted, told)
 
     def _again(self, said: Said, then: Callable[[Caller | Refused], None]) -> bool:
         """Asks who it is once more when there is news. False: there will be none. What `then` does belongs to the
@@ -233,14 +233,14 @@ class HotRoutes:
     def show(self, sku_id: str, path: str, said: Said, send: Send) -> None:
         """GET /products/{sku}/availability."""
         if self._limiting.rates.door:
-            self._let_in(said, path, send, lambda: send(self.availability(sku_id, path)))
+            self._count(self._at_door(said), path, send, lambda: send(self.availability(sku_id, path)))
         else:
             send(self.availability(sku_id, path))
 
     def reservation(self, reservation_id: str, said: Said, path: str, send: Send) -> None:
         """GET /reservations/{id}."""
         if self._verifies and self._limiting.rates.door:
-            self._let_in(said, path, send, partial(self._reservation, reservation_id, said, path, send))
+            self._count(self._at_door(said), path, send, partial(self._reservation, reservation_id, said, path, send))
         else:
             self._reservation(reservation_id, said, path, send, self._at_door(said))
 
@@ -261,15 +261,8 @@ class HotRoutes:
         if isinstance(owner, Refused):
             self._refuse(owner, wanted, path, send)
             return
-        question = _Question(reservation_id, owner, path, send, 0)
-
-        def told(limited: Refused | None) -> None:
-            if limited is None:
-                self._questions.add(question)
-            else:
-                send(self._refusal(limited, path))
-
-        self._limiting.take([*wanted, *inside(self._limiting.rates, owner, None)], told)
+        ask = partial(self._questions.add, _Question(reservation_id, owner, path, send, 0))
+        self._count([*wanted, *inside(self._limiting.rates, owner, None)], path, send, ask)
 
     def reservation_as(
         self, who: Caller | Refused, reservation_id: str, said: Said, path: str, send: Send, wait_seconds: int = 0
