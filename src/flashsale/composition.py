@@ -114,6 +114,8 @@ class Store(NamedTuple):
 
     ledger: WholeLedger
     databases: Sequence[Database]
+    limits: LimitBook
+    risk_log: RiskLog
     away: Callable[[], Mapping[int, str]] = dict
     """Of each of several databases that is away, why."""
 
@@ -191,6 +193,8 @@ async def open_store(
     """Closed by the stack."""
     store = await _opened(settings, clock, storefront, on_fatal)
     stack.push_async_callback(store.ledger.close)
+    stack.push_async_callback(store.limits.close)
+    stack.push_async_callback(store.risk_log.close)
     for database in store.databases:
         stack.push_async_callback(database.leases.close)
         stack.push_async_callback(database.history.close)
@@ -201,7 +205,8 @@ async def _opened(settings: Settings, clock: Clock, storefront: Storefront, on_f
     queue_max, batch_max, urls = settings.queue_max, settings.batch_max, settings.postgres_urls
     if not urls:
         file = await SqliteLedger.open(settings.ledger_path, clock, storefront, queue_max, batch_max, on_fatal)
-        return Store(file, [Database(file, SqliteLeases(file.move), SqliteHistory(file.move))])
+        database = Database(file, SqliteLeases(file.move), SqliteHistory(file.move))
+        return Store(file, [database], SqliteLimits(file.move), SqliteRiskLog(file.move))
     postgres = _postgres()
     # Each database has its own time; the window and the loops go by that of the first.
     clocks = [clock, *(HeardClock() for _ in urls[1:])]
@@ -209,12 +214,13 @@ async def _opened(settings: Settings, clock: Clock, storefront: Storefront, on_f
         (postgres.PostgresLeases(url, heard), postgres.PostgresHistory(url))
         for url, heard in zip(urls, clocks, strict=True)
     ]
+    limits, risk_log = postgres.PostgresLimits(urls[0]), postgres.PostgresRiskLog(urls[0])
     if len(urls) == 1:
         ledger = await postgres.PostgresLedger.open(urls[0], clock, storefront, queue_max, batch_max)
-        return Store(ledger, [Database(ledger, *beside[0])])
+        return Store(ledger, [Database(ledger, *beside[0])], limits, risk_log)
     shards = await postgres.ShardedLedger.open(urls, clocks, storefront, queue_max, batch_max)
     databases = [Database(shard, *each) for shard, each in zip(shards.shards, beside, strict=True)]
-    return Store(shards, databases, lambda: shards.away)
+    return Store(shards, databases, limits, risk_log, lambda: shards.away)
 
 
 class Owned:
@@ -305,13 +311,7 @@ async def open_in_force(
     settings: Settings, store: Store, limiting: Limiting, owner: str, stack: AsyncExitStack
 ) -> InForce:
     """Comes with what operators have set."""
-    if settings.postgres_url is None:
-        assert isinstance(store.ledger, SqliteLedger)
-        book: LimitBook = SqliteLimits(store.ledger.move)
-    else:
-        book = _postgres().PostgresLimits(settings.postgres_url)
-    stack.push_async_callback(book.close)
-    in_force = InForce(book, limiting, limits_of(settings), owner)
+    in_force = InForce(store.limits, limiting, limits_of(settings), owner)
     stack.push_async_callback(in_force.leave)
     await in_force.load()
     return in_force
@@ -321,13 +321,7 @@ def risk_of(
     settings: Settings, store: Store, clock: Clock, limiting: Limiting, gate: Gate, stack: AsyncExitStack
 ) -> Risk:
     """Where whoever asks is believed whatever he says, nobody is judged by it."""
-    if settings.postgres_url is None:
-        assert isinstance(store.ledger, SqliteLedger)
-        risk_log: RiskLog = SqliteRiskLog(store.ledger.move)
-    else:
-        risk_log = _postgres().PostgresRiskLog(settings.postgres_url)
-    stack.push_async_callback(risk_log.close)
-    decisions = Decisions(risk_log, clock)
+    decisions = Decisions(store.risk_log, clock)
     stack.push_async_callback(decisions.write)
     challenges = AltchaChallenges(store.ledger.secret, clock)
     if settings.identity == "open" or settings.risk == "off":
