@@ -122,10 +122,10 @@ def token(user: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench admission", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of 2 s each instead of three of 8 s")
+    parser.add_argument("--quick", action="store_true", help="one round of 2 s each instead of seven of 4 s")
     parser.add_argument("--write", action="store_true", help="put the result into docs/benchmarks.md")
     options = parser.parse_args()
-    rounds, seconds = (1, 2) if options.quick else (3, 8)
+    rounds, seconds = (1, 2) if options.quick else (7, 4)
     with scratch() as place:
         machine = facts(place) | {"software": versions()}
         found: dict[str, list[float]] = {kind.name: [] for kind in KINDS}

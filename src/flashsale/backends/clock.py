@@ -29,7 +29,8 @@ class SteadyClock:
         self._alarm: str | None = None
 
     def now_ms(self) -> int:
-        return max(self._monotonic_ns() // 1_000_000 + self._offset_ms, self._floor_ms)
+        now_ms = self._monotonic_ns() // 1_000_000 + self._offset_ms
+        return now_ms if now_ms > self._floor_ms else self._floor_ms
 
     def follow(self) -> None:
         """Compares with the wall clock. To be called regularly; the sweeper does, on every tick."""
@@ -78,7 +79,8 @@ class HeardClock:
         self._alarm: str | None = None
 
     def now_ms(self) -> int:
-        return max(self._monotonic_ns() // 1_000_000 + self._offset_ms, self._floor_ms)
+        now_ms = self._monotonic_ns() // 1_000_000 + self._offset_ms
+        return now_ms if now_ms > self._floor_ms else self._floor_ms
 
     def hear(self, told_ms: int) -> int:
         drift_ms = told_ms - self.now_ms()

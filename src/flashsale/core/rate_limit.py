@@ -112,8 +112,9 @@ class Buckets:
     def admits(self, wanted: Sequence[tuple[str, Paced]], now_us: float) -> bool:
         """One out of each of these buckets, each another one; or none out of any. Written for speed: this is `take`
         without an answer."""
-        kept, paid = self._full_at_us, []
+        kept = self._full_at_us
         new, old = kept.new, kept.old
+        paid: dict[str, float] = {}
         for name, limit in wanted:
             interval, whole, room = limit.pace
             full_at_us = new.get(name)
@@ -126,9 +127,8 @@ class Buckets:
                 owed += interval
             if owed > room:
                 return False
-            paid.append(now_us + owed)
-        for (name, _), full_at_us in zip(wanted, paid, strict=True):
-            new[name] = full_at_us
+            paid[name] = now_us + owed
+        new.update(paid)
         if len(new) >= kept.half:
             kept.age()
         return True

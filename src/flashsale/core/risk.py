@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import asdict
 
 
 class RiskTerms(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class RiskTerms(msgspec.Struct, frozen=True):
     address_unpaid_many: int = 60
 
 
-class Facts(NamedTuple):
+class Facts(msgspec.Struct, frozen=True, gc=False):
     """What is known. What is not known speaks neither for nor against anybody."""
 
     over_challenge_rate: bool = False
@@ -143,7 +144,7 @@ class Kept(NamedTuple):
 
 def told_of(facts: Facts) -> dict[str, Any]:
     """The facts for the log: those that say something."""
-    return {name: value for name, value in facts._asdict().items() if value != Facts._field_defaults[name]}
+    return {name: value for name, value in asdict(facts).items() if value != getattr(NOTHING_KNOWN, name)}
 
 
 PASSED = Judged(Verdict.PASS, 0, ())

@@ -30,10 +30,21 @@ class Addresses:
         self.trusts = lru_cache(KNOWN_MAX)(self._is_trusted)
         self.plain = lru_cache(KNOWN_MAX)(_shown)
         self._counted = lru_cache(KNOWN_MAX)(self._count)
+        self._latest: tuple[str | None, bytes, str | None] = (None, b"", None)
 
     def of(self, peer: str | None, forwarded_for: bytes | None) -> str | None:
         """The client's address; None: the peer has none."""
-        if forwarded_for is None or not self.trusts(peer):
+        if forwarded_for is None:
+            return self.plain(peer)
+        latest_peer, latest, address = self._latest
+        if forwarded_for is latest and peer is latest_peer:  # one request asks at the door, and when it is judged
+            return address
+        address = self._of(peer, forwarded_for)
+        self._latest = peer, forwarded_for, address
+        return address
+
+    def _of(self, peer: str | None, forwarded_for: bytes) -> str | None:
+        if not self.trusts(peer):
             return self.plain(peer)
         if _PLAIN(forwarded_for):  # each visitor has another one: a look is cheaper than remembering them
             return forwarded_for.decode("ascii")

@@ -20,7 +20,6 @@ class Door:
         self.verifies = isinstance(identity, Jwt)
         """Whether it costs more to find out who asks than to count that he does."""
         self._address = addresses.of
-        self._peer = addresses.plain
 
     @classmethod
     def of(cls, settings: Settings, token: str, keys: TokenKeys | None, now_ms: Callable[[], int]) -> "Door":
@@ -35,9 +34,8 @@ class Door:
     def visitor(self, user_id: str, who: Caller, said: Said, device: Device | None) -> Visitor:
         """Who asks for units, in the name of this user."""
         pass_text = said.pass_text.decode("latin-1") if said.pass_text is not None else None
-        forwarded_for = said.forwarded_for
-        address = self._peer(said.peer) if forwarded_for is None else self._address(said.peer, forwarded_for)
         solution = said.solution.decode("latin-1") if said.solution is not None else None
+        address = self._address(said.peer, said.forwarded_for)
         return Visitor(user_id, pass_text, address, who.tier, who.known_since_ms, who.priority, device, solution)
 
 

@@ -11,18 +11,19 @@ machine (a proxy that names nobody, a test) is nobody's.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import structlog
 
 from flashsale.answering import tell
 from flashsale.core import challenge
 from flashsale.core.challenge import Challenge, Hardness, Link, bound_to, hardness_of, required
 from flashsale.core.device import completeness, mark_of
+from flashsale.core.lately import Lately
 from flashsale.core.limits import networks
 from flashsale.core.rate_limit import Allowance, Buckets, Draft, Pace, at_us, pace_of
 from flashsale.core.refusal import Refusal, Refused, first_said
@@ -42,6 +43,7 @@ TOGETHER_MAX = 128
 WINDOW_SECONDS = 3600
 WINDOW_MS = WINDOW_SECONDS * 1000
 EARLY_SECONDS = 60
+EARLY_MS = EARLY_SECONDS * 1000
 VERDICTS_MAX = 10_000
 """Most people are alike: what was made of the same facts before is remembered."""
 HOLDS_MAX = 100_000
@@ -52,7 +54,7 @@ log = structlog.get_logger("flashsale.risk")
 Then = Callable[[], None]
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True):
     """An attempt to be judged."""
 
     visitor: Visitor
@@ -101,7 +103,7 @@ class Judging:
         self._asking = Gathering(self._ask, TOGETHER_MAX)
         self._telling = Gathering(self._tell, TOGETHER_MAX)
         self._burning = Gathering(self._burn, TOGETHER_MAX)
-        self._holds: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._holds: Lately[list[str]] = Lately(HOLDS_MAX)
         self._numbers = count()
         self._verdicts: dict[Facts, Judged] = {}
         self._heard: object = None
@@ -148,8 +150,8 @@ class Judging:
             device = mark_of(visitor.device)
             on_device = groups.see(f"on:{device}", user_id, WINDOW_MS, now_ms)
             unpaid = max(unpaid, groups.ask(f"unpaid:{device}", WINDOW_MS, now_ms))
-        if (sighting := self._early(user_id, sale, now_ms)) is not None:
-            early = groups.sighted(sighting, now_ms)
+        if sale.starts_at_ms is not None and now_ms - sale.starts_at_ms < EARLY_MS:
+            early = self._early_here(user_id, sale, now_ms)
         wanted = sale.require_device
         return Facts(
             over, beyond, wanted, completeness(visitor.device) if wanted else 0.0, self._is_new(visitor, now_ms),
@@ -161,10 +163,16 @@ class Judging:
 
     def _early(self, user_id: str, sale: Sale, now_ms: int) -> Sighting | None:
         """Before the start attempts are counted, in the minute after it they are asked for."""
-        if sale.starts_at_ms is None or now_ms - sale.starts_at_ms >= EARLY_SECONDS * 1000:
+        if sale.starts_at_ms is None or now_ms - sale.starts_at_ms >= EARLY_MS:
             return None
         how = How.SEEN if now_ms < sale.starts_at_ms else How.ASKED
         return Sighting(f"early:{sale.sale_id}:{user_id}", f"{now_ms}:{next(self._numbers)}", EARLY_SECONDS, how)
+
+    def _early_here(self, user_id: str, sale: Sale, now_ms: int) -> int:
+        group = f"early:{sale.sale_id}:{user_id}"
+        if sale.starts_at_ms is not None and now_ms < sale.starts_at_ms:
+            return self._groups.see(group, f"{now_ms}:{next(self._numbers)}", EARLY_MS, now_ms)
+        return self._groups.ask(group, EARLY_MS, now_ms)
 
     async def _ask(self, asked: list[Asked]) -> None:
         """Of the gate; while it is away, of what this process has seen."""
@@ -296,25 +304,24 @@ class Judging:
         if visitor.device is not None:
             groups.append(mark_of(visitor.device))
         held = [each.reservation_id for each in reservations if each.status is Status.RESERVED]
-        for reservation_id in held:
-            self._holds[reservation_id] = tuple(groups)
-        while len(self._holds) > HOLDS_MAX:
-            self._holds.popitem(last=False)
-        if self._gate is not None:
-            self._count([_about(f"unpaid:{group}", each) for group in groups for each in held])
-            return
         now_ms = self._clock.now_ms()
-        for group in groups:
-            for reservation_id in held:
+        for reservation_id in held:
+            self._holds.set(reservation_id, groups)
+            for group in groups:
                 self._groups.see(f"unpaid:{group}", reservation_id, WINDOW_MS, now_ms)
+        if self._gate is not None:
+            self._telling.add(*[_about(f"unpaid:{group}", each) for group in groups for each in held])
 
     def paid(self, user_id: str, reservation_ids: Sequence[str]) -> None:
         """They count no more. From which device and address they came is known where they were reserved."""
-        gone = [(each, self._holds.pop(each, (user_id,))) for each in reservation_ids]
-        self._count([_about(f"unpaid:{group}", each, How.GONE) for each, groups in gone for group in groups])
-
-    def _count(self, sightings: list[Sighting]) -> None:
+        sightings = [
+            _about(f"unpaid:{group}", each, How.GONE)
+            for each in reservation_ids
+            for group in self._holds.get(each) or [user_id]
+        ]
         now_ms = self._clock.now_ms()
+        for reservation_id in reservation_ids:
+            self._holds.forget(reservation_id)
         for sighting in sightings:
             self._groups.sighted(sighting, now_ms)
         if self._gate is not None:
