@@ -11,6 +11,7 @@ from backends.queue_consumer import ConsumerProcess
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 from contract.queues import SLICES, KafkaMade, a_request, append, by_product, requests_of, take, take_all, until
 from servers.kafka import KafkaServer
+from servers.process import running
 from structlog.testing import capture_logs
 
 from flashsale.backends.kafka import Connection, KafkaDeliveries, KafkaQueue, Plan
@@ -32,12 +33,8 @@ async def made() -> AsyncIterator[KafkaMade]:
 
 @pytest.fixture
 def mortal() -> Iterator[KafkaServer]:
-    server = KafkaServer()
-    try:
-        server.start()
+    with running(KafkaServer()) as server:
         yield server
-    finally:
-        server.stop()
 
 
 def committed(made: KafkaMade) -> dict[tuple[str, int], int]:

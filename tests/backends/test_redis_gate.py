@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from contract.gates import fresh, wish
+from servers.process import running
 from servers.valkey import ValkeyServer
 
 from flashsale.backends.redis import RedisGate
@@ -30,10 +31,8 @@ UNSURE = Permit(Verdict.UNSURE)
 
 @pytest.fixture(scope="module")
 def server():
-    started = ValkeyServer()
-    started.start()
-    yield started
-    started.stop()
+    with running(ValkeyServer()) as started:
+        yield started
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 from cli.program import NO_SANDBOX, Server, run
 from msgspec import structs
-from servers.process import free_port
+from servers.process import free_port, running
 from servers.valkey import ValkeyServer, server_url
 
 from flashsale.settings import Settings
@@ -138,12 +138,8 @@ def test_a_redis_that_cannot_be_reached_is_a_problem_and_its_password_stays_a_se
 
 
 def test_a_redis_that_may_throw_keys_away_is_a_warning(tmp_path):
-    server = ValkeyServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
-    try:
-        server.start()
+    with running(ValkeyServer("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")) as server:
         _, found = findings(tmp_path, FLASHSALE_GATE=server.url)
-    finally:
-        server.stop()
     assert found["gate"]["level"] == "warning"
     assert "allkeys-lru" in found["gate"]["found"]
 

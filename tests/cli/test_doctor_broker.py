@@ -7,7 +7,7 @@ from cli.test_doctor import findings
 from confluent_kafka.admin import AdminClient, NewTopic
 from msgspec.structs import replace
 from servers.kafka import KafkaServer
-from servers.process import free_port
+from servers.process import free_port, running
 
 from flashsale.backends.kafka.topics import Facts
 from flashsale.cli import broker_check
@@ -29,12 +29,8 @@ FIT = Facts(
 
 @pytest.fixture
 def kafka() -> Iterator[KafkaServer]:
-    server = KafkaServer()
-    try:
-        server.start()
+    with running(KafkaServer()) as server:
         yield server
-    finally:
-        server.stop()
 
 
 def looked_at(monkeypatch: pytest.MonkeyPatch, facts: Facts) -> list[Finding]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from contract.topics import Topics
 from servers.kafka import KafkaServer, kafka_servers
+from servers.process import running
 
 from flashsale.backends.kafka import Connection, KafkaBroker, publisher
 from flashsale.ports import BrokerUnavailable, Message
@@ -93,12 +94,8 @@ async def test_whoever_gives_up_waiting_for_a_broker_that_is_away_can_close_it(t
 
 @pytest.fixture
 def mortal() -> Iterator[KafkaServer]:
-    server = KafkaServer()
-    try:
-        server.start()
+    with running(KafkaServer()) as server:
         yield server
-    finally:
-        server.stop()
 
 
 async def test_a_broker_that_is_killed_and_started_again_has_everything_in_order_without_a_gap(mortal, topic):

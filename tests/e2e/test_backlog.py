@@ -19,6 +19,7 @@ from contract.queues import until
 from contract.topics import Topics
 from servers.kafka import KafkaServer
 from servers.postgres import PostgresServer
+from servers.process import running
 from servers.valkey import ValkeyServer
 
 from flashsale.backends.postgres.joining import migrate_all
@@ -38,14 +39,8 @@ PATIENCE_SECONDS = 20.0
 
 @pytest.fixture
 def stores() -> Iterator[tuple[PostgresServer, KafkaServer, ValkeyServer]]:
-    servers = (PostgresServer(), KafkaServer(), ValkeyServer())
-    try:
-        for server in servers:
-            server.start()
-        yield servers
-    finally:
-        for server in servers:
-            server.stop()
+    with running(PostgresServer()) as postgres, running(KafkaServer()) as kafka, running(ValkeyServer()) as valkey:
+        yield postgres, kafka, valkey
 
 
 class Sale:

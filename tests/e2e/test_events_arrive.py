@@ -21,6 +21,7 @@ from contract.topics import Topics
 from e2e.scenario import Aftermath, Scenario, a_scenario, children
 from servers.kafka import KafkaServer
 from servers.postgres import PostgresServer
+from servers.process import running
 
 from flashsale.backends.postgres.connect import migrate
 from flashsale.core.event import Published, Topic
@@ -123,23 +124,15 @@ def until_arrived(servers: str, happened: Told) -> Told:
 
 @pytest.fixture(scope="module")
 def kafka() -> Iterator[KafkaServer]:
-    server = KafkaServer()
-    try:
-        server.start()
+    with running(KafkaServer()) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         asyncio.run(migrate(server.url()))
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module", params=["server", "worker", "broker"])

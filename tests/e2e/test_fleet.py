@@ -18,6 +18,7 @@ import pytest
 import uvloop
 from e2e.scenario import ROUNDS, SEED, UNITS_A_ROUND, Aftermath, Scenario, a_scenario, children, faults_in_rows
 from servers.postgres import PostgresServer
+from servers.process import running
 
 from flashsale.backends.postgres.connect import migrate
 from flashsale.rehearsal.demo import allow_many_files
@@ -92,12 +93,8 @@ def sale_number(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="module")
 def postgres(sale_number: int) -> Iterator[PostgresServer]:
     """Of each sale its own."""
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")

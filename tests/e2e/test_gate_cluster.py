@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from contract.gates import fresh, wish
+from servers.process import running
 from servers.valkey import ValkeyCluster, ValkeyServer
 
 from flashsale.backends.redis import RedisGate
@@ -26,12 +27,8 @@ PATIENCE_SECONDS = 30.0
 
 @pytest.fixture
 def cluster() -> Iterator[ValkeyCluster]:
-    started = ValkeyCluster(NODE_MS)
-    try:
-        started.start()
+    with running(ValkeyCluster(NODE_MS)) as started:
         yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture

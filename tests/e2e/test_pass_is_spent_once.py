@@ -16,6 +16,7 @@ import pytest
 from cli.program import NO_SANDBOX, Server
 from edge.shop import OPERATOR, TOKEN, product, sale
 from servers.postgres import PostgresServer
+from servers.process import running
 
 from flashsale.backends.postgres.connect import migrate
 from flashsale.rehearsal.http_client import HttpClient
@@ -28,12 +29,8 @@ STOCK = 10_000
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         yield server
-    finally:
-        server.stop()
 
 
 class Pair:

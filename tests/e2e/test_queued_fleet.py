@@ -23,6 +23,7 @@ from contract.topics import Topics
 from e2e.scenario import ROUNDS, SEED, UNITS_A_ROUND, Aftermath, Scenario, a_scenario, children, faults_in_rows
 from servers.kafka import KafkaServer
 from servers.postgres import PostgresServer
+from servers.process import running
 from servers.valkey import ValkeyServer
 
 from flashsale.backends.postgres.joining import migrate_all
@@ -220,15 +221,8 @@ def sale_number(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="module")
 def fleet(sale_number: int) -> Iterator[Fleet]:
     """Of each sale its own."""
-    postgres, kafka, valkey = PostgresServer(), KafkaServer(), ValkeyServer()
-    servers = (postgres, kafka, valkey)
-    try:
-        for server in servers:
-            server.start()
-        yield Fleet(*servers)
-    finally:
-        for server in servers:
-            server.stop()
+    with running(PostgresServer()) as postgres, running(KafkaServer()) as kafka, running(ValkeyServer()) as valkey:
+        yield Fleet(postgres, kafka, valkey)
 
 
 @pytest.fixture(scope="module")

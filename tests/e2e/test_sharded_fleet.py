@@ -18,6 +18,7 @@ import pytest
 import uvloop
 from e2e.scenario import HOLD_SECONDS, UNITS_A_ROUND, Aftermath, Scenario, a_scenario, children, faults_in_rows
 from servers.postgres import PostgresServer
+from servers.process import running
 
 from flashsale.backends.ids import shard_of
 from flashsale.backends.postgres.joining import migrate_all
@@ -105,14 +106,8 @@ async def hold(directory: Path, postgres: list[PostgresServer]) -> list[Aftermat
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[list[PostgresServer]]:
-    servers = [PostgresServer(), PostgresServer()]
-    try:
-        for server in servers:
-            server.start()
-        yield servers
-    finally:
-        for server in servers:
-            server.stop()
+    with running(PostgresServer()) as one, running(PostgresServer()) as other:
+        yield [one, other]
 
 
 @pytest.fixture(scope="module")

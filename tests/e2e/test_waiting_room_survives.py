@@ -16,6 +16,7 @@ import pytest
 from e2e.queue_of_people import Hall, a_hall
 from e2e.scenario import SEED, children
 from servers.postgres import PostgresServer
+from servers.process import running
 from servers.valkey import ValkeyServer
 
 from flashsale.backends.postgres.connect import migrate
@@ -27,22 +28,14 @@ STARTS_IN_SECONDS = 5.0
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
-    server = PostgresServer()
-    try:
-        server.start()
+    with running(PostgresServer()) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
 def valkey() -> Iterator[ValkeyServer]:
-    server = ValkeyServer()
-    try:
-        server.start()
+    with running(ValkeyServer()) as server:
         yield server
-    finally:
-        server.stop()
 
 
 class Fleet:

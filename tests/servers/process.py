@@ -3,7 +3,9 @@
 import os
 import pwd
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Protocol, TypeVar
 
 
 def free_port() -> int:
@@ -34,3 +36,21 @@ def ordinary_user(*names: str) -> pwd.struct_passwd | None:
 def run_as(user: pwd.struct_passwd | None) -> dict[str, object]:
     """What `subprocess` has to be told for it."""
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+
+
+class Startable(Protocol):
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+S = TypeVar("S", bound=Startable)
+
+
+@contextmanager
+def running(server: S) -> Iterator[S]:
+    """A server that is stopped in any case."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
