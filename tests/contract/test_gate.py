@@ -323,7 +323,19 @@ async def test_a_clock_that_was_set_back_closes_a_bucket_for_no_longer_than_its_
     bucket = fresh("bucket")
     await take(shop, bucket, 1, 2)
     shop.pass_ms(-3_600_000)
-    assert await take(shop, bucket, 1, 2) == (False, 0, 1000, 2000)
+    assert await take(shop, bucket, 1, 2) == (False, 0, 1001, 2001)
+    shop.pass_ms(1_000)
+    assert (await take(shop, bucket, 1, 2))[0] is True
+
+
+async def test_a_bucket_whose_rate_was_raised_owes_no_more_than_its_new_burst_takes(shop):
+    bucket = fresh("bucket")
+    await take(shop, bucket, 0.02, 1)
+    assert (await take(shop, bucket, 10, 10))[0] is False
+    shop.pass_ms(100)
+    assert [(await take(shop, bucket, 10, 10))[0] for _ in range(2)] == [True, False]
+    shop.pass_ms(1_000)
+    assert [(await take(shop, bucket, 10, 10))[0] for _ in range(11)] == [True] * 10 + [False]
 
 
 async def test_the_drafts_of_one_call_are_taken_one_after_the_other(shop):

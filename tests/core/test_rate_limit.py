@@ -57,6 +57,15 @@ def test_to_be_admitted_and_to_be_answered_is_the_same(pattern):
     assert [fast.admits(bucket, at) for at in times] == [slow.take(draft, at).allowed for at in times]
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_fast_limit_is_exact_when_it_is_asked_more_often_than_a_draft_takes(pattern):
+    fast, slow, bucket, draft = Buckets(10), Buckets(10), wanted(2_000, 1), Draft("u:ann", 2_000, 1)
+    times = [each / 10 for each in range(50_000)]  # ten times for each draft: a second in all
+    allowed = sum(fast.admits(bucket, at * 1000) for at in times)
+    told = sum(slow.take_together([draft], at * 1000)[0].allowed for at in times)
+    assert allowed == told == pytest.approx(10_000, rel=0.01)
+
+
 def test_who_asks_a_thousand_times_a_second_gains_nothing_over_who_asks_at_the_limit():
     hammering, steady, bucket = Buckets(10), Buckets(10), wanted(10, 10)
     hammered = sum(hammering.admits(bucket, at * 1000.0) for at in range(SECONDS * 1000))

@@ -5,8 +5,9 @@ full again; the time from now until then is what is owed. A draft of cost n adds
 more than a whole burst is owed then. A refused draft costs nothing.
 
 Times are microseconds from ORIGIN_US on, as floats: near the origin they are exact to 1/64 us, so that rates above
-10,000 a second come out right. What is owed is never more than a burst: a clock that is set back by an hour must not
-close a bucket for an hour. `lua/buckets.lua` does the same inside Redis.
+10,000 a second come out right. What is owed is never more than a burst, and whoever looks writes that down: neither a
+clock that is set back by an hour nor a rate that was a thousand times lower closes a bucket for longer than what is in
+force now. `lua/buckets.lua` does the same inside Redis.
 """
 
 import math
@@ -74,14 +75,13 @@ def at_us(now_ms: int) -> float:
 def take(full_at_us: float, draft: Draft, now_us: float) -> tuple[float, Allowance]:
     """When the bucket will be full after the draft, and the draft's answer. A new bucket has been full since 0."""
     interval, whole, room = pace_of(draft.rate_per_second, draft.burst)
-    before = min(max(full_at_us - now_us, 0.0), whole)
+    before = min(max(full_at_us - now_us, 0.0), room)
     after = before + draft.cost * interval
     allowed = after <= room
     owed = after if allowed else before
     remaining = max(math.floor((room - owed) / interval), 0)
     retry_after_ms = 0 if allowed else math.ceil(min(after - whole, whole) / 1000)
-    full_at_us = now_us + owed if allowed else full_at_us
-    return full_at_us, Allowance(allowed, min(remaining, draft.burst), retry_after_ms, math.ceil(owed / 1000))
+    return now_us + owed, Allowance(allowed, min(remaining, draft.burst), retry_after_ms, math.ceil(owed / 1000))
 
 
 class Buckets:
@@ -101,12 +101,11 @@ class Buckets:
 
     def take_together(self, drafts: Sequence[Draft], now_us: float) -> list[Allowance]:
         """All of them or none: while one is refused, the others are told what they would have been, and pay nothing."""
-        tried = [take(self._known(draft), draft, now_us) for draft in drafts]
-        if all(answer.allowed for _, answer in tried):
-            return [self.take(draft, now_us) for draft in drafts]
+        tried = [take(self._known(draft), draft, now_us)[1] for draft in drafts]
+        together = all(answer.allowed for answer in tried)
         return [
-            answer if not answer.allowed else take(self._known(draft), _look(draft), now_us)[1]
-            for draft, (_, answer) in zip(drafts, tried, strict=True)
+            self.take(draft if together or not answer.allowed else _look(draft), now_us)
+            for draft, answer in zip(drafts, tried, strict=True)
         ]
 
     def admits(self, wanted: Sequence[tuple[str, Paced]], now_us: float) -> bool:

@@ -18,10 +18,10 @@ local function weigh(key, rate, burst, cost)
   local whole = burst * interval
   local room = whole + math.min(TOLERANCE_US, interval / 2)
   local full_at = tonumber(redis.call('GET', key)) or 0
-  local before = math.min(math.max(full_at - now, 0), whole)
+  local before = math.min(math.max(full_at - now, 0), room)
   local after = before + cost * interval
   return {allowed = after <= room, before = before, after = after, interval = interval, whole = whole, room = room,
-          burst = burst}
+          burst = burst, owes_too_much = full_at - now > room}
 end
 
 local function settle(key, weighed, taken)
@@ -29,7 +29,7 @@ local function settle(key, weighed, taken)
   local remaining = math.min(math.max(math.floor((weighed.room - owed) / weighed.interval), 0), weighed.burst)
   local wait = math.min(weighed.after - weighed.whole, weighed.whole)
   local reset_ms = math.ceil(owed / 1000)
-  if taken then
+  if taken or weighed.owes_too_much then -- its rate was lower before, or the clock was set back
     redis.call('SET', key, string.format('%.17g', now + owed), 'PX', string.format('%.0f', reset_ms + EXTRA_MS))
   end
   return {weighed.allowed, remaining, weighed.allowed and 0 or math.ceil(wait / 1000), reset_ms}
