@@ -7,7 +7,7 @@ wins over the default. All of them are checked together at start, so that one ru
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 from msgspec import Meta
 
+from flashsale.core.thresholds import RATE_MAX, RATE_MIN
+
 PREFIX = "FLASHSALE_"
 REMEDIES = {
     "identity": "must be open, gateway or jwt",
@@ -23,6 +25,9 @@ REMEDIES = {
     "fast_lane": "must be on or off",
     "risk": "must be on or off",
 }
+RATES = ("rate_per_address", "rate_per_user", "rate_global")
+A_RATE = f"must be requests a second, {RATE_MIN} to {RATE_MAX:,}, or 0 for no limit"
+REMEDIES |= dict.fromkeys(RATES, A_RATE)
 LISTS = ("loops", "trusted_proxies", "client_keys")
 NOT_YET = {"dialects": ""}
 """Settings of later versions, with the one value that this version has."""
@@ -32,6 +37,7 @@ _LEDGER_URL = re.compile(r"sqlite:///\S.*|postgres(ql)?://[^/\s]+/\S+(\s+postgre
 _MORE_URLS = re.compile(r"\s(sqlite|postgres(ql)?)://")
 SHARDS_MAX = 64
 _PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^@/]*(?=@)")
+_QUERY = re.compile(r"\?.*")
 _HOSTS = r"[^/\s,:@?]+:\d{1,5}(,[^/\s,:@?]+:\d{1,5})*"
 _BROKER_URL = re.compile(rf"kafka://(?P<account>[^/\s,:@?]+:[^/\s@?]+@)?{_HOSTS}(\?(?P<options>\S+))?")
 _BROKER_OPTIONS = {
@@ -49,7 +55,7 @@ SECRET_BYTES_MIN = 32
 """Of a secret that signatures are made with: as many as the hash has."""
 _CLIENT_KEY = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,64}):(?P<secret>\S+)")
 
-Rate = Annotated[float, Meta(ge=0, le=1_000_000)]
+Rate = Annotated[float, Meta(ge=0, le=RATE_MAX)]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -141,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def postgres_urls(self) -> tuple[str, ...]:
         """The ledger's databases, in the order of their shards; empty: it is a file."""
-        return tuple(self.ledger.split()) if self.ledger.startswith("postgres") else ()
+        return _postgres_urls(self.ledger)
 
     @property
     def redis_url(self) -> str | None:
@@ -248,31 +254,19 @@ def _problem(name: str, value: Any) -> str | None:
     except msgspec.ValidationError as error:
         remedy = REMEDIES.get(name, str(error).split(" - at")[0])
         return f"{PREFIX}{name.upper()}: {remedy}"
-    if name == "ledger" and settings.ledger and (fault := _ledger_fault(settings)):
-        return f"{PREFIX}LEDGER: {fault}"
-    if name == "broker" and settings.broker and (problem := _no_broker(settings.broker)):
-        return f"{PREFIX}BROKER: {problem}"
-    if unknown := [loop for loop in settings.loops if loop not in LOOPS]:
-        return f"{PREFIX}LOOPS: {unknown[0]!r} must be one of {', '.join(LOOPS)}, or none alone"
-    if name == "gate" and not _GATE_URL.fullmatch(settings.gate):
-        forms = (
-            "redis://[USER:PASSWORD@]HOST:PORT/DB, rediss://... or redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT"
-        )
-        return f"{PREFIX}GATE: must be memory://, {forms}"
-    if name == "sandbox_url" and settings.sandbox_url and not _HTTP_URL.fullmatch(settings.sandbox_url):
-        return f"{PREFIX}SANDBOX_URL: must be http://HOST:PORT"
-    if name == "jwt_secret" and (fault := _secret_fault(settings.jwt_secret)):
-        return f"{PREFIX}JWT_SECRET: {fault}"
-    if name == "client_keys" and (fault := _client_keys_fault(settings.client_keys)):
-        return f"{PREFIX}CLIENT_KEYS: {fault}"
-    return next((problem for proxy in settings.trusted_proxies if (problem := _no_network(proxy))), None)
+    fault = FAULTS[name](getattr(settings, name)) if name in FAULTS else None
+    return f"{PREFIX}{name.upper()}: {fault}" if fault else None
 
 
-def _ledger_fault(settings: Settings) -> str | None:
-    urls = settings.postgres_urls
-    if not urls and _MORE_URLS.search(settings.ledger):
+def _postgres_urls(ledger: str) -> tuple[str, ...]:
+    return tuple(ledger.split()) if ledger.startswith("postgres") else ()
+
+
+def _ledger_fault(text: str) -> str | None:
+    urls = _postgres_urls(text)
+    if not urls and _MORE_URLS.search(text):
         return "one SQLite file is one ledger: several databases must all be postgresql:// URLs"
-    if not _LEDGER_URL.fullmatch(settings.ledger):
+    if text and not _LEDGER_URL.fullmatch(text):
         return "must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE, or several of the latter"
     if len(urls) > SHARDS_MAX:
         return f"{len(urls)} databases, and {SHARDS_MAX} are the most"
@@ -326,16 +320,41 @@ def _identity_faults(settings: Settings) -> Iterator[str]:
                 yield f"{PREFIX}TRUSTED_PROXIES: {proxy} is everybody, who could then name any user: name the gateway"
 
 
-def _no_network(proxy: str) -> str | None:
+def _proxies_fault(proxies: tuple[str, ...]) -> str | None:
+    wrong = next((proxy for proxy in proxies if _is_no_network(proxy)), None)
+    return None if wrong is None else f"{wrong!r} must be an address or a network, as 10.0.0.0/8"
+
+
+def _is_no_network(proxy: str) -> bool:
     try:
         ip_network(proxy, strict=False)
     except ValueError:
-        return f"{PREFIX}TRUSTED_PROXIES: {proxy!r} must be an address or a network, as 10.0.0.0/8"
-    return None
+        return True
+    return False
 
 
-def _no_broker(url: str) -> str | None:
+def _loops_fault(loops: tuple[str, ...]) -> str | None:
+    unknown = [loop for loop in loops if loop not in LOOPS]
+    return f"{unknown[0]!r} must be one of {', '.join(LOOPS)}, or none alone" if unknown else None
+
+
+def _gate_fault(url: str) -> str | None:
+    forms = "redis://[USER:PASSWORD@]HOST:PORT/DB, rediss://... or redis+cluster://[USER:PASSWORD@]HOST:PORT,HOST:PORT"
+    return None if _GATE_URL.fullmatch(url) else f"must be memory://, {forms}"
+
+
+def _sandbox_fault(url: str) -> str | None:
+    return None if not url or _HTTP_URL.fullmatch(url) else "must be http://HOST:PORT"
+
+
+def _rate_fault(rate: float | None) -> str | None:
+    return A_RATE if rate is not None and 0 < rate < RATE_MIN else None
+
+
+def _broker_fault(url: str) -> str | None:
     """What is wrong with it, without repeating it: it may hold a password."""
+    if not url:
+        return None
     match = _BROKER_URL.fullmatch(url)
     if match is None:
         return "must be kafka://HOST:PORT,HOST:PORT, with a password kafka://USER:PASSWORD@HOST:PORT (%40 for @)"
@@ -351,13 +370,29 @@ def _no_broker(url: str) -> str | None:
     return None
 
 
+FAULTS: dict[str, Callable[[Any], str | None]] = {
+    "ledger": _ledger_fault,
+    "broker": _broker_fault,
+    "gate": _gate_fault,
+    "loops": _loops_fault,
+    "trusted_proxies": _proxies_fault,
+    "sandbox_url": _sandbox_fault,
+    "jwt_secret": _secret_fault,
+    "client_keys": _client_keys_fault,
+    **dict.fromkeys(RATES, _rate_fault),
+}
+"""What is wrong with a value that has the right type; None: nothing."""
+
+
 def without_password(url: str) -> str:
     return _PASSWORD.sub(r"\1:********", url)
 
 
 def _masked(name: str, value: Any) -> Any:
-    if name in ("ledger", "broker", "gate", "jwt_jwks"):
+    if name in ("ledger", "broker", "gate"):
         return without_password(value)
+    if name == "jwt_jwks":
+        return _QUERY.sub("?********", without_password(value))
     if name == "client_keys":
         return tuple(f"{key.partition(':')[0]}:********" for key in value)
     return "********" if name in ("admin_token", "jwt_secret") and value else value

@@ -82,3 +82,17 @@ def test_no_secret_is_shown() -> None:
 def test_one_run_shows_every_mistake_of_identity() -> None:
     found = fault(jwt_audience="shop", jwt_issuer="me")
     assert [line.split(":")[0] for line in found.splitlines()] == ["FLASHSALE_JWT_AUDIENCE", "FLASHSALE_JWT_ISSUER"]
+
+
+@pytest.mark.parametrize("rate", ["-1", "0.0009", "5e-324", "1000001", "nan", "many"])
+@pytest.mark.parametrize("name", ["rate_per_address", "rate_per_user", "rate_global"])
+def test_a_rate_is_0_or_at_least_once_in_a_thousand_seconds(name: str, rate: str) -> None:
+    words = "must be requests a second, 0.001 to 1,000,000, or 0 for no limit"
+    assert fault(**{name: rate}) == f"FLASHSALE_{name.upper()}: {words}"
+    assert load({f"FLASHSALE_{name.upper()}": "0.001"}) != load({f"FLASHSALE_{name.upper()}": "0"})
+
+
+def test_what_a_url_of_keys_carries_is_not_shown() -> None:
+    given = JWT | {"FLASHSALE_JWT_JWKS": "https://me:word@id.example.com/keys?token=word"}
+    shown = {each.name: each.value for each in origins(given)}
+    assert shown["FLASHSALE_JWT_JWKS"] == "https://me:********@id.example.com/keys?********"

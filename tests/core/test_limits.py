@@ -61,11 +61,13 @@ def test_values_are_set_by_the_names_that_clients_use():
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("userPerSecond", -1, "a number from 0 to 1e+06, requests a second"),
-        ("userPerSecond", "5", "a number from 0"),
+        ("userPerSecond", -1, "a number from 0.001 to 1,000,000, or 0: requests a second"),
+        ("userPerSecond", "5", "a number from 0.001"),
+        ("userPerSecond", 5e-324, "a number from 0.001"),
+        ("tierVipPerMinute", 0.0009, "a number from 0.001 to 1,000,000, or 0: purchase attempts a minute"),
         ("userBurst", 1.5, "a whole number from 0"),
-        ("network48Times", 0, "a whole number from 1 to 1e+06, times the limit of an address"),
-        ("userPerSecond", True, "a number from 0"),
+        ("network48Times", 0, "a whole number from 1 to 1,000,000: times the limit of an address"),
+        ("userPerSecond", True, "a number from 0.001"),
         ("perUser", 5, "is no threshold: they are addressPerSecond, addressBurst"),
     ],
 )

@@ -15,6 +15,8 @@ from flashsale.core.risk import RiskTerms
 from flashsale.core.sighting import MEMBERS_MAX
 
 RATE_MAX = 1_000_000
+RATE_MIN = 0.001
+"""Above 0: what is slower than once in a quarter of an hour was meant to be something else."""
 
 PerSecond = Annotated[float, Meta(ge=0, le=RATE_MAX, description="requests a second; 0: no limit")]
 PerMinute = Annotated[float, Meta(ge=0, le=RATE_MAX, description="purchase attempts a minute; 0: no limit")]
@@ -71,6 +73,14 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forb
     risk_address_unpaid_some: Seen = 40
     risk_address_unpaid_many: Seen = 60
 
+    def __post_init__(self) -> None:
+        if any(0 < getattr(self, name) < RATE_MIN for name in RATES):
+            raise ValueError(f"a rate is 0 or at least {RATE_MIN}")
+
+
+RATES = tuple(field.name for field in msgspec.structs.fields(Thresholds) if field.type in (PerSecond, PerMinute))
+"""Those that may be 0, or RATE_MIN and more."""
+
 
 def risk_terms_of(thresholds: Thresholds) -> RiskTerms:
     """What the rules of risk go by."""
@@ -113,4 +123,6 @@ def shown(thresholds: Thresholds) -> dict[str, Any]:
 def _bounds(name: str) -> str:
     schema = msgspec.json.schema(Thresholds)["$defs"]["Thresholds"]["properties"][name]
     kind = "a whole number" if schema["type"] == "integer" else "a number"
-    return f"{kind} from {schema['minimum']:g} to {schema['maximum']:g}, {schema['description']}"
+    least = f"{RATE_MIN:g}" if NAMES[name] in RATES else f"{schema['minimum']:,}"
+    zero = ", or 0" if NAMES[name] in RATES else ""
+    return f"{kind} from {least} to {schema['maximum']:,}{zero}: {schema['description']}"

@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from flashsale.core.catalogue import UNITS_MAX
 from flashsale.core.sale import RoomTerms, Sale
+from flashsale.core.thresholds import RATE_MIN
 
 ROOM_MAX = 10_000_000
 """Who may wait in one room."""
@@ -18,7 +19,7 @@ class RoomTermsBody(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     many may hold a pass or an unpaid reservation as the rate lets in."""
 
     enabled: bool = False
-    admit_per_second: Annotated[float, Meta(gt=0, le=100_000)] | None = None
+    admit_per_second: Annotated[float, Meta(ge=RATE_MIN, le=100_000)] | None = None
     burst: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     max_active: Annotated[int, Meta(ge=1, le=UNITS_MAX)] | None = None
     max_waiting: Annotated[int, Meta(ge=1, le=ROOM_MAX)] | None = None
