@@ -177,6 +177,58 @@ async def test_whoever_holds_the_line_in_vain_is_told_after_his_time(shop):
     assert faults(await shop.ask("GET", f"sales/S1/queue/{ticket}?wait=11")) != {}
 
 
+async def is_held(shop: Hall, holds: int = 1) -> None:
+    picture = shop.shop.engine.rooms.pictures["S1"]
+    await until(lambda: len(picture._holding) + len(picture._resigned) >= holds)
+
+
+@pytest.mark.parametrize("way", ["end", "delete", "switch off"])
+@pytest.mark.parametrize("asks", ["poll", "stream"])
+async def test_whoever_holds_the_line_is_told_at_once_that_it_is_closed(shop, way, asks):
+    body = await shop.open(SHUT, stock=0)
+    ticket = await shop.ticket("alice")
+    path = f"sales/S1/queue/{ticket}" + ("?wait=10" if asks == "poll" else "/events")
+    held = asyncio.create_task(shop.ask("GET", path))
+    await is_held(shop)
+    if way == "end":
+        answer = await shop.operate("POST", "sales/S1/end")
+    elif way == "delete":
+        answer = await shop.operate("DELETE", "sales/S1")
+    else:
+        answer = await shop.operate("PUT", "sales/S1", writable(body) | {"waitingRoom": {"enabled": False}})
+    assert answer.is_success, answer.text
+    told = await asyncio.wait_for(held, 3)
+    last = told.json() if asks == "poll" else msgspec.json.decode(told.text.strip().rpartition("data: ")[2])
+    assert (last["state"], last["position"], last["estimatedWaitSeconds"]) == ("CLOSED", None, None)
+
+
+def writable(told: dict[str, Any]) -> dict[str, Any]:
+    """A sale as it was told, as it can be sent."""
+    products = [{"skuId": "PHONE", "name": "A phone", "flashSalePrice": 999.99, "stock": 0}]
+    return {"name": told["name"], "startsAt": told["startsAt"], "products": products}
+
+
+async def test_when_a_room_is_switched_off_a_ticket_says_that_the_line_is_closed_and_nobody_needs_a_pass(shop):
+    body = await shop.open(SHUT)
+    await shop.admitted("first")
+    ticket = await shop.ticket("alice")
+    off = writable(body) | {"waitingRoom": {"enabled": False}}
+    off["products"][0]["stock"] = 10
+    assert (await shop.operate("PUT", "sales/S1", off)).status_code == 200
+    assert (await shop.place(ticket))["state"] == "CLOSED"
+    assert (await shop.buy("alice", None)).status_code == 201
+    answer = await shop.join("bob")
+    assert said(answer) == (404, "NOT_FOUND")
+    assert "without a pass" in answer.json()["message"]
+
+
+async def test_a_draft_is_nobodys_business(shop):
+    await shop.open(startsAt=None)
+    assert (await shop.join()).json()["message"] == (await shop.join(sale="NONE")).json()["message"].replace(
+        "NONE", "S1"
+    )
+
+
 async def test_a_stream_tells_the_place_and_ends_with_the_pass(shop):
     await shop.open({"enabled": True, "admitPerSecond": 2, "burst": 1})
     await shop.admitted("first")

@@ -1,16 +1,18 @@
 """Letting people in, with a clock in hand: the draw and its crashes, turns, who has gone and who is back."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from contract.ledgers import HandClock, Shop, sqlite
 from core.shop import OPENING_MS, a_draft, a_product, a_sale
+from msgspec.structs import replace
 
 from flashsale.backends.memory import MemoryGate
-from flashsale.core.catalogue import CreateSale
+from flashsale.core.catalogue import CreateSale, EditSale, SwitchSale
 from flashsale.core.draw import merkle_root, order
 from flashsale.core.questions import DrawnOrder, EntrantsOf, FindRooms
-from flashsale.core.sale import RoomTerms
+from flashsale.core.sale import RoomTerms, Sale, Switch
 from flashsale.core.signs import PAUSE_MS
 from flashsale.core.wait_estimate import Reason
 from flashsale.core.waiting_room import Phase, Room, Standing
@@ -54,10 +56,10 @@ class Process:
         turn = Always() if leads else Never()
         self.admitting = Admitting(it.ledger, gate, self.rooms, turn, it.clock, self.counts, GRACE_MS)
 
-    async def tick(self) -> int:
+    async def tick(self) -> None:
         await self.rooms.look()
         await self.visiting.tell()
-        return await self.admitting.admit()
+        await self.admitting.admit()
 
     async def join(self, user: str) -> str:
         seen = await self.visiting.join("sale", user)
@@ -90,9 +92,19 @@ class World:
     def process(self, leads: bool = True) -> Process:
         return Process(self.it, self.gate, self.storefront, leads)
 
-    async def opens(self, starts_at_ms: int = OPENING_MS, terms: RoomTerms = TERMS, units: int = 100) -> None:
-        sale = a_sale(a_product(limit=5), starts_at_ms=starts_at_ms, waiting_room=terms)
-        await self.it.ledger.change_sale(CreateSale(a_draft(sale, units), "operator"))
+    async def opens(
+        self, starts_at_ms: int = OPENING_MS, terms: RoomTerms = TERMS, units: int = 100, sale_id: str = "sale"
+    ) -> None:
+        product = a_product(f"lamp-of-{sale_id}", limit=5)
+        sale = a_sale(product, sale_id=sale_id, starts_at_ms=starts_at_ms, waiting_room=terms)
+        made = await self.it.ledger.change_sale(CreateSale(a_draft(sale, units), "operator"))
+        assert isinstance(made, Sale), made
+
+    async def changes(self, terms: RoomTerms, **more: Any) -> None:
+        """Other terms for the room of the sale."""
+        sale = replace(self.storefront.sales["sale"], waiting_room=replace(terms, **more))
+        made = await self.it.ledger.change_sale(EditSale(a_draft(sale, 100), None, "operator"))
+        assert isinstance(made, Sale), made
 
     async def room(self) -> Room:
         [room] = await self.it.ledger.find(FindRooms(("sale",)))
@@ -159,6 +171,76 @@ async def test_people_are_let_in_in_the_order_in_which_they_came(world):
     await process.tick()
     tickets = [await process.join(f"user-{number}") for number in range(6)]
     assert await process.passes(8, *reversed(tickets)) == tickets
+
+
+async def test_a_raised_rate_lets_people_in_at_once_and_they_are_told_so(world):
+    slow = RoomTerms(admit_per_second=0.02, burst=1, pass_seconds=600)
+    await world.opens(terms=slow)
+    process = world.process()
+    await process.tick()
+    tickets = [await process.join(f"user-{number}") for number in range(11)]
+    assert await process.passes(2, *tickets) == tickets[:1]
+    waited = (await process.ask(tickets[-1])).wait
+    await world.changes(slow, admit_per_second=10, burst=1)
+    assert await process.passes(1, *tickets[1:]) == []
+    told = (await process.ask(tickets[-1])).wait
+    assert waited is not None and waited.likely_seconds == 450
+    assert told is not None and told.likely_seconds <= 1
+    for _ in range(10):
+        world.it.clock.pass_ms(100)
+        await process.tick()
+    assert [(await process.ask(each)).standing for each in tickets[1:]] == [Standing.ADMITTED] * 10
+
+
+async def test_a_lowered_rate_is_told_with_a_reason(world):
+    fast = RoomTerms(admit_per_second=10, burst=1, pass_seconds=600)
+    await world.opens(terms=fast)
+    process = world.process()
+    await process.tick()
+    tickets = [await process.join(f"user-{number}") for number in range(400)]
+    for _ in range(300):
+        world.it.clock.pass_ms(100)
+        await process.tick()
+        await process.visiting.ask("sale", tickets[-1], None)
+    before = (await process.ask(tickets[-1])).wait
+    await world.changes(fast, admit_per_second=1, burst=1)
+    await process.passes(2, tickets[-1])
+    after = (await process.ask(tickets[-1])).wait
+    assert before is not None and before.reason is None
+    assert after is not None and after.likely_seconds > 5 * before.likely_seconds
+    assert after.reason is Reason.STARTING
+
+
+async def test_one_room_in_trouble_holds_up_no_other(world):
+    await world.opens()
+    await world.opens(sale_id="other")
+    process = world.process()
+    await process.rooms.look()
+    first, last = process.rooms.pictures
+    healthy = process.admitting._room
+
+    async def room(sale_id, picture):
+        if sale_id == first:
+            raise RuntimeError("its shard is away")
+        await healthy(sale_id, picture)
+
+    process.admitting._room = room
+    seen = await process.visiting.join(last, "ann")
+    for _ in range(5):
+        world.it.clock.pass_ms(1_000)
+        with pytest.raises(RuntimeError, match="its shard is away"):
+            await process.tick()
+    assert (await process.visiting.ask(last, seen.ticket, None)).standing is Standing.ADMITTED
+
+
+async def test_a_pause_is_said_at_once(world):
+    await world.opens()
+    process = world.process()
+    await process.tick()
+    tickets = [await process.join(f"user-{number}") for number in range(3)]
+    await process.passes(1, *tickets)
+    await world.it.ledger.change_sale(SwitchSale("sale", Switch.PAUSE, "operator"))
+    assert (await process.ask(tickets[-1])).wait.reason is Reason.PAUSED
 
 
 async def test_only_the_process_whose_turn_it_is_lets_people_in(world):

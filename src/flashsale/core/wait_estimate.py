@@ -21,6 +21,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 REASON_MS = 120_000
 """So long a lowered pace is given a reason: everybody asks again before that."""
@@ -116,6 +117,15 @@ class Pace(msgspec.Struct):
             self._rest(now_ms)
         self._settle(now_ms)
 
+    def under(self, admit_per_second: float, burst: int) -> "Pace":
+        """What is to be expected when the configured rate is this one. It begins anew with it; but where something
+        else than the rate has held the line up, and would hold it up now, what was measured goes on."""
+        if admit_per_second == self.admit_per_second:
+            return self
+        if self.told_per_second < min(self.admit_per_second / 2, admit_per_second):
+            return replace(self, admit_per_second=admit_per_second)
+        return Pace(admit_per_second, burst, head=self.head, seen_ms=self.seen_ms, moved_ms=self.seen_ms)
+
     def stands_still(self, now_ms: int) -> bool:
         return self.head >= 0 and now_ms - self.moved_ms > self._pause_ms()
 
@@ -171,10 +181,10 @@ class Pace(msgspec.Struct):
         return 1000 * max(PAUSE_SECONDS, 10 / self.told_per_second, 1.5 * self.gap_seconds)
 
 
-def estimate(pace: Pace, ahead: int, now_ms: int) -> Estimate:
-    """The wait of somebody whose place is known."""
+def estimate(pace: Pace, ahead: int, now_ms: int, why: Reason | None = None) -> Estimate:
+    """The wait of somebody whose place is known. `why`: a reason that is known and need not be measured."""
     seconds = max(0, ahead + 1 - pace.saved) / pace.told_per_second
-    reason = _reason(pace, now_ms)
+    reason = why or _reason(pace, now_ms)
     low, high = SPREAD[reason]
     return Estimate(math.floor(low * seconds), math.ceil(seconds), math.ceil(high * seconds), reason)
 

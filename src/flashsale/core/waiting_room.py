@@ -24,7 +24,7 @@ import msgspec
 from msgspec.structs import replace
 
 from flashsale.core import rate_limit
-from flashsale.core.rate_limit import Draft
+from flashsale.core.rate_limit import Draft, at_us
 from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.sale import RoomTerms, Sale, SaleState, state_at, state_when_asked
 
@@ -139,7 +139,7 @@ def join(
         or sale.waiting_room is None
         or (state := state_at(sale, now_ms)) is SaleState.DRAFT
     ):
-        return _nowhere(sale)
+        return nowhere(sale.sale_id if sale else None)
     if earlier is not None and not is_over(earlier, now_ms):
         return earlier
     if earlier is not None and comes_back(room, earlier) and state is not SaleState.ENDED:
@@ -153,9 +153,9 @@ def join(
     return Ticket(sale.sale_id, room.arrivals, wanted.user_id, now_ms, wanted.told_ms)
 
 
-def _nowhere(sale: Sale | None) -> Refused:
-    named = {"saleId": sale.sale_id} if sale else {}
-    return Refused(Refusal.NOT_FOUND, "This sale has no waiting room", named)
+def nowhere(sale_id: str | None) -> Refused:
+    message = "This sale has no waiting room: whoever comes may reserve without a pass"
+    return Refused(Refusal.NOT_FOUND, message, {"saleId": sale_id} if sale_id else {})
 
 
 def _shut(sale: Sale, terms: RoomTerms, room: Room, state: SaleState, now_ms: int) -> Refused | None:
@@ -258,10 +258,18 @@ def limits_active(sale: Sale) -> bool:
     return sale.waiting_room is not None and sale.waiting_room.max_active is not None
 
 
+def overdrawn(sale: Sale, room: Room, now_ms: int) -> bool:
+    """Whether more is owed to the bucket than its terms can make anybody owe: they were slower before."""
+    terms = sale.waiting_room
+    if terms is None:
+        return False
+    return room.full_at_us - at_us(now_ms) > rate_limit.pace_of(terms.admit_per_second, terms.burst).room
+
+
 def _bucket(room: Room, terms: RoomTerms, now_ms: int, cost: int) -> tuple[float, int]:
     """When the bucket is full after so many, and how many more it allows."""
-    now_us = float(now_ms * 1000 - rate_limit.ORIGIN_US)
-    full_at_us, allowed = rate_limit.take(room.full_at_us, Draft("", terms.admit_per_second, terms.burst, cost), now_us)
+    draft = Draft("", terms.admit_per_second, terms.burst, cost)
+    full_at_us, allowed = rate_limit.take(room.full_at_us, draft, at_us(now_ms))
     return full_at_us, allowed.remaining
 
 
@@ -312,6 +320,8 @@ def admit(
     """
     if figures.available <= 0 and state_at(sale, now_ms) is SaleState.ACTIVE:
         room.sold_out = True
+    if sale.waiting_room is not None and overdrawn(sale, room, now_ms):
+        room.full_at_us = _bucket(room, sale.waiting_room, now_ms, cost=0)[0]
     terms, left = sale.waiting_room, allowance(sale, room, figures, now_ms)
     admitted: list[Ticket] = []
     passed_over = 0

@@ -17,7 +17,7 @@ from flashsale.core.questions import DrawnOrder, EntrantsOf, FindTickets
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.sale import Sale
 from flashsale.core.wait_estimate import Reason
-from flashsale.core.waiting_room import Phase, Room, Standing
+from flashsale.core.waiting_room import Phase, Room, Standing, nowhere
 from flashsale.edge import schema, views
 from flashsale.edge.buyer import API
 from flashsale.edge.call import Ask, Audience, Call, Param, Refusing, Stream, buyer, caller
@@ -25,7 +25,7 @@ from flashsale.edge.strict_json import ECHO_MAX
 from flashsale.edge.wire import Answer, timestamp
 from flashsale.engine import Engine
 from flashsale.flow.admit import hashes_of
-from flashsale.flow.visit import Seen
+from flashsale.flow.visit import Seen, closed
 
 WAIT_SECONDS_MAX = 10
 STREAM_SECONDS = 300.0
@@ -142,8 +142,7 @@ class WaitingRoom:
             while isinstance(told, Seen) and not self._over(told, until):
                 await asyncio.sleep(STREAM_REST_SECONDS)
                 told = await self._visiting.ask(sale_id, ticket, user_id, STREAM_TELL_SECONDS)
-                if isinstance(told, Seen):
-                    yield _event(told)
+                yield _event(told if isinstance(told, Seen) else closed(seen))
         finally:
             self._streams -= 1
 
@@ -158,11 +157,13 @@ class WaitingRoom:
         sale_id, after = ask.params["saleId"], ask.number("after", 0, 2**31)
         sale = self._engine.storefront.sales.get(sale_id)
         room, _ = await self._engine.find(FindTickets(sale_id, ()))
-        if sale is None or room is None or sale.waiting_room is None or not views.is_public(sale):
+        if sale is None or not views.is_public(sale):
             return not_found("saleId", sale_id[:ECHO_MAX])
+        if room is None or sale.waiting_room is None:
+            return nowhere(sale_id)
         if room.phase is not Phase.DRAWN or room.root is None:
             return views.json(self._not_drawn(sale, room))
-        if after > room.entrants:
+        if after % PUBLISHED_ENTRANTS_MAX or after > room.entrants:  # each page is made, and kept, once
             raise Refusing(invalid("after", f"must be `next` of a page: there are {room.entrants} entrants"))
         return await self._page(sale_id, room, after)
 

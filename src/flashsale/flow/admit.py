@@ -36,10 +36,11 @@ from flashsale.core.waiting_room import (
     Turn,
     allowance,
     limits_active,
+    overdrawn,
 )
 from flashsale.counts import Counts
 from flashsale.flow.lease import Turn as LeaseTurn
-from flashsale.flow.rooms import Picture, RoomsSeen, pace_of
+from flashsale.flow.rooms import Picture, RoomsSeen, pace_of, under_terms
 from flashsale.ports import Clock, Gate, GateAway, WholeLedger
 
 LEASE = "admit"
@@ -80,30 +81,29 @@ class Admitting:
         self._done: dict[str, list[int]] = {}
         """Of those who were back: they need not be told of again."""
 
-    async def admit(self) -> int:
-        """A tick. Returns how many were let in."""
+    async def admit(self) -> None:
+        """A tick. Trouble with one room is raised when all others have had their turn."""
         if not self._rooms.pictures or not await self._turn.held():
             self._paces.clear()
             self._drawings.clear()
-            return 0
-        return sum([await self._room(sale_id, picture) for sale_id, picture in [*self._rooms.pictures.items()]])
+            return
+        rooms = [self._room(sale_id, picture) for sale_id, picture in self._rooms.pictures.items()]
+        for trouble in await asyncio.gather(*rooms, return_exceptions=True):
+            if trouble is not None:
+                raise trouble
 
-    async def _room(self, sale_id: str, picture: Picture) -> int:
+    async def _room(self, sale_id: str, picture: Picture) -> None:
         sale = self._rooms.sale(sale_id)
         if sale is None or state_at(sale, self._clock.now_ms()) not in (SaleState.ACTIVE, SaleState.PAUSED):
             self._drawings.pop(sale_id, None)
-            return 0
+            return
         if picture.room.phase is not Phase.DRAWN:
             await self._draw(sale, picture)
-            return 0
+            return
         self._drawings.pop(sale_id, None)
-        admitted = 0
         for _ in range(ROUNDS_MAX):
-            turned = await self._let_in(sale, picture)
-            if turned is None:
-                break
-            admitted += turned
-        return admitted
+            if not await self._let_in(sale, picture):
+                return
 
     # The draw
 
@@ -140,32 +140,31 @@ class Admitting:
 
     # Turns
 
-    async def _let_in(self, sale: Sale, picture: Picture) -> int | None:
-        """How many of the next ones were let in; None: it is not worth asking again now."""
+    async def _let_in(self, sale: Sale, picture: Picture) -> bool:
+        """Whether more are to be let in at once: of those whose turn it was some had gone."""
         sale_id = sale.sale_id
         found = await self._ledger.find(AdmissionOf(sale_id, self._clock.now_ms(), limits_active(sale)))
         if found is None:
-            return None
+            return False
         room, figures = found
         pace = self._measured(sale, room, figures)
         allowed = allowance(sale, room, figures, self._clock.now_ms())
-        if not allowed and not _newly_sold_out(room, figures):
-            return None
+        if not allowed and not _newly_sold_out(room, figures) and not overdrawn(sale, room, self._clock.now_ms()):
+            return False
         numbers = self._next(picture, room, allowed)
         signs = await self._signs(sale_id, [number for _, number in numbers], allowed)
         if signs is None or (not numbers and not signs.back and allowed):
-            return None
+            return False
         line = tuple(Called(place, number, alive) for (place, number), alive in zip(numbers, signs.alive, strict=True))
         turned = await self._ledger.admit(Turn(sale_id, tuple(signs.back), line, msgspec.json.encode(pace)))
         self._done[sale_id] = signs.back
         self._count(sale, room, picture, turned.admitted)
-        return len(turned.admitted) if turned.passed_over and len(turned.admitted) < allowed else None
+        return turned.passed_over > 0 and len(turned.admitted) < allowed
 
     def _measured(self, sale: Sale, room: Room, figures: Figures) -> Pace:
         """The pace, with what the head has done until now. Where nobody could be let in there is nothing to measure."""
-        pace = self._paces.get(sale.sale_id)
-        if pace is None:
-            pace = self._paces[sale.sale_id] = pace_of(sale, room)
+        known = self._paces.get(sale.sale_id)
+        pace = self._paces[sale.sale_id] = pace_of(sale, room) if known is None else under_terms(known, sale)
         now_ms = self._clock.now_ms()
         if figures.available > 0 and state_at(sale, now_ms) is SaleState.ACTIVE:
             pace.look(now_ms, room.head, room.arrivals)

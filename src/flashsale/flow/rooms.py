@@ -11,6 +11,7 @@ from array import array
 from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,6 +28,8 @@ HOLDING_MAX = 20_000
 
 PASSED_OVER_SECONDS = 1.0
 OVER_MIN = 100
+EVERYBODY = 2**62
+"""A place behind all others; of those whose place is not drawn."""
 
 
 class Drawing:
@@ -42,6 +45,49 @@ class Drawing:
             self.places[number - 1] = place
 
 
+class Mood(NamedTuple):
+    """What concerns everybody: when it changes, all who hold the line are told."""
+
+    state: SaleState
+    phase: Phase
+    sold_out: bool
+
+
+class Holding:
+    """Visitors who hold the line, by their places."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._over = 0
+        """How many of them do not hold on any more."""
+        self._numbers = count()
+
+    def __len__(self) -> int:
+        return len(self._waiting) - self._over
+
+    async def wait(self, place: int, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heappush(self._waiting, (place, next(self._numbers), future))
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(future, seconds)
+        finally:
+            self._over += future.cancelled()
+
+    def let_go(self, up_to: int) -> None:
+        """Those with a place up to this one."""
+        while self._waiting and self._waiting[0][0] <= up_to:
+            _, _, future = heappop(self._waiting)
+            if future.done():
+                self._over -= 1
+            else:
+                future.set_result(None)
+        if self._over > max(OVER_MIN, len(self._waiting) // 2):  # each is looked at once for each that came
+            self._waiting = [each for each in self._waiting if not each[2].done()]
+            heapify(self._waiting)
+            self._over = 0
+
+
 class Picture:
     """One room."""
 
@@ -50,12 +96,11 @@ class Picture:
         """As it was last read."""
         self.pace = pace_of(sale, room)
         self.drawing: Drawing | None = None
-        self.mood: tuple[object, ...] = ()
-        """What concerns everybody: when it changes, all who hold the line are told."""
-        self._holding: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._over = 0
-        """How many of them do not hold on any more."""
-        self._numbers = count()
+        self.mood: Mood | None = None
+        self._holding = Holding()
+        self._resigned = Holding()
+        """Those who were told that it is sold out: a unit that comes back is one person's, and is gone at once, so
+        that is no news for all the others."""
 
     def place_of(self, number: int) -> int | None:
         """None: it is not drawn yet."""
@@ -71,40 +116,25 @@ class Picture:
 
     def let_go(self) -> None:
         """Nobody is kept waiting any more."""
-        while self._holding:
-            _, _, future = heappop(self._holding)
-            if not future.done():
-                future.set_result(None)
-        self._over = 0
+        for holding in (self._holding, self._resigned):
+            holding.let_go(EVERYBODY)
 
-    async def hold(self, place: int | None, seconds: float) -> None:
+    async def hold(self, place: int | None, seconds: float, resigned: bool) -> None:
         """Until its turn has come, or something has changed for everybody, or the time is over. Whoever was passed
         over holds on for a moment only, because nothing here tells when he is let in."""
-        if len(self._holding) - self._over >= HOLDING_MAX or seconds <= 0:
+        if len(self._holding) + len(self._resigned) >= HOLDING_MAX or seconds <= 0:
             return
         if place is not None and place <= self.room.head:
             place, seconds = None, min(seconds, PASSED_OVER_SECONDS)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heappush(self._holding, (place or 2**62, next(self._numbers), future))
-        try:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(future, seconds)
-        finally:
-            self._over += future.cancelled()
+        await (self._resigned if resigned else self._holding).wait(place or EVERYBODY, seconds)
 
-    def wake(self, mood: tuple[object, ...]) -> None:
+    def wake(self, mood: Mood) -> None:
         """Those whose turn has come; all of them, if the mood has changed."""
-        everybody, self.mood = mood != self.mood, mood
-        while self._holding and (everybody or self._holding[0][0] <= self.room.head):
-            _, _, future = heappop(self._holding)
-            if future.done():
-                self._over -= 1
-            else:
-                future.set_result(None)
-        if self._over > max(OVER_MIN, len(self._holding) // 2):  # each is looked at once for each that came
-            self._holding = [each for each in self._holding if not each[2].done()]
-            heapify(self._holding)
-            self._over = 0
+        before, self.mood = self.mood, mood
+        changed = before is None or (before.state, before.phase) != (mood.state, mood.phase)
+        newly_sold_out = mood.sold_out and not (before and before.sold_out)
+        self._resigned.let_go(EVERYBODY if changed else self.room.head)
+        self._holding.let_go(EVERYBODY if changed or newly_sold_out else self.room.head)
 
 
 class RoomsSeen:
@@ -119,6 +149,10 @@ class RoomsSeen:
         """If it has a waiting room."""
         sale = self._storefront.sales.get(sale_id)
         return sale if sale is not None and sale.waiting_room is not None else None
+
+    def any_sale(self, sale_id: str) -> Sale | None:
+        """Whether or not it has one (now)."""
+        return self._storefront.sales.get(sale_id)
 
     def available(self, sale: Sale) -> int:
         """Units of all its products, as the window shows them."""
@@ -148,7 +182,7 @@ class RoomsSeen:
         state, sold_out = state_at(sale, now_ms), self.available(sale) <= 0
         if room.phase is Phase.DRAWN and room.entrants and picture.drawing is None and state is not SaleState.ENDED:
             await self._draw(picture)
-        picture.wake((state, sold_out, picture.room.phase))
+        picture.wake(Mood(state, picture.room.phase, sold_out))
         return picture
 
     async def _draw(self, picture: Picture) -> None:
@@ -166,9 +200,15 @@ def _is_open(sale: Sale, now_ms: int) -> bool:
 def pace_of(sale: Sale, room: Room) -> Pace:
     """As the ledger has it; before anybody has measured it, as its terms say."""
     if room.pace is not None:
-        return msgspec.json.decode(room.pace, type=Pace)
+        return under_terms(msgspec.json.decode(room.pace, type=Pace), sale)
     terms = sale.waiting_room or RoomTerms()
     return Pace(terms.admit_per_second, terms.burst)
+
+
+def under_terms(pace: Pace, sale: Sale) -> Pace:
+    """As it is expected to go under the terms that the sale has now."""
+    terms = sale.waiting_room or RoomTerms()
+    return pace.under(terms.admit_per_second, terms.burst)
 
 
 def _goes_on(before: Room, room: Room) -> bool:

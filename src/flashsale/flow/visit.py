@@ -20,14 +20,16 @@ from flashsale.core.sale import Sale, SaleState, state_at
 from flashsale.core.signs import NUMBER_MAX, Back
 from flashsale.core.stock import Attempt, pass_required
 from flashsale.core.visitor import Visitor
-from flashsale.core.wait_estimate import Estimate, estimate, estimate_before_draw
+from flashsale.core.wait_estimate import Estimate, Reason, estimate, estimate_before_draw
 from flashsale.core.waiting_room import (
+    POLL_MAX_SECONDS,
     Joining,
     Phase,
     Room,
     Standing,
     Ticket,
     ahead,
+    nowhere,
     poll_after_seconds,
     standing,
 )
@@ -68,6 +70,8 @@ class Visiting:
         self._rooms = rooms
         self._clock = clock
         self._grace_ms = grace_ms
+        self._poll_max_seconds = max(1, grace_ms // 2000)
+        """Whoever does as he is told asks twice before he counts as gone."""
         self._key = draw.signing_key(ledger.secret)
         self.public_key = draw.published_key(self._key)
         self._joins = Together(self._joined, JOINS_MAX)
@@ -81,31 +85,30 @@ class Visiting:
 
     async def join(self, sale_id: str, user_id: str) -> Seen | Refused:
         """A place in the line, or the one that he has."""
-        if (sale := self._rooms.sale(sale_id)) is None:
-            return no_room(sale_id)
+        sale = self._rooms.sale(sale_id)
+        if sale is None or self._is_draft(sale):
+            return self._no_room(sale_id)
         given = await self._joins.ask(sale_id, Joining(user_id, self._told_ms(sale)))
         if isinstance(given, Refused):
             return given
         self._hear(sale_id, given.number)
         found = await self._questions.ask(sale_id, given.number)
         if found is None:
-            return no_room(sale_id)
+            return self._no_room(sale_id)
         return (await self._seen(sale, *found))._replace(receipt=self._receipt(*found))
 
     async def ask(self, sale_id: str, ticket: str, user_id: str | None, wait_seconds: float = 0) -> Seen | Refused:
         """How a ticket stands; with `wait_seconds`, as soon as that changes, or after so long."""
-        sale, number = self._rooms.sale(sale_id), self._number(sale_id, ticket, user_id)
-        if sale is None or number is None:
-            return not_found("ticket", ticket[:ECHO_MAX])
-        seen = await self._see(sale, number)
-        if seen is None:
+        number = self._number(sale_id, ticket, user_id)
+        seen = await self._see(sale_id, number) if number is not None else None
+        if number is None or seen is None:
             return not_found("ticket", ticket[:ECHO_MAX])
         picture = self._rooms.pictures.get(sale_id)
         settled = seen.standing in (Standing.ADMITTED, Standing.CLOSED)
         if settled or wait_seconds <= 0 or picture is None or self.leaving:
             return seen
-        await picture.hold(picture.place_of(number), wait_seconds)
-        return await self._see(sale, number) or seen
+        await picture.hold(picture.place_of(number), wait_seconds, seen.standing is Standing.SOLD_OUT)
+        return await self._see(sale_id, number) or closed(seen)
 
     async def leave(self, sale_id: str, ticket: str, user_id: str | None) -> Refused | None:
         number = self._number(sale_id, ticket, user_id)
@@ -163,6 +166,15 @@ class Visiting:
 
     # Inside
 
+    def _no_room(self, sale_id: str) -> Refused:
+        sale = self._rooms.any_sale(sale_id)
+        if sale is None or self._is_draft(sale):
+            return not_found("saleId", sale_id[:ECHO_MAX])
+        return nowhere(sale_id)
+
+    def _is_draft(self, sale: Sale) -> bool:
+        return state_at(sale, self._clock.now_ms()) is SaleState.DRAFT
+
     def _number(self, sale_id: str, ticket: str, user_id: str | None) -> int | None:
         return read_ticket(self._ledger.secret, sale_id, ticket, user_id)
 
@@ -174,12 +186,20 @@ class Visiting:
         told = estimate(picture.pace, ahead(picture.room, picture.room.arrivals + 1), self._clock.now_ms())
         return int(told.likely_seconds * 1000)
 
-    async def _see(self, sale: Sale, number: int) -> Seen | None:
-        self._hear(sale.sale_id, number)
-        found = await self._questions.ask(sale.sale_id, number)
-        return None if found is None else await self._seen(sale, *found)
+    async def _see(self, sale_id: str, number: int) -> Seen | None:
+        """None: the sale is gone, and all its tickets."""
+        sale = self._rooms.any_sale(sale_id)
+        found = await self._questions.ask(sale_id, number) if sale is not None else None
+        if sale is None or found is None:
+            return None
+        if sale.waiting_room is None:  # it was switched off: whoever waited may buy without it
+            return Seen(self._text_of(found[1]), Standing.CLOSED, None, None, POLL_MAX_SECONDS)
+        self._hear(sale_id, number)
+        return await self._seen(sale, *found)
 
     def _hear(self, sale_id: str, number: int) -> None:
+        if self._gate is None:
+            return
         signs = self._signs[sale_id]
         if number < NUMBER_MAX and len(signs) < SIGNS_MAX:
             signs.add(number)
@@ -190,11 +210,11 @@ class Visiting:
         how = standing(sale, room, ticket, self._rooms.available(sale), now_ms)
         place = picture.place_of(ticket.number)
         before = ahead(room, place) if place is not None and how in (Standing.WAITING, Standing.SOLD_OUT) else None
-        if how is Standing.WAITING and place is not None and place <= room.head:
+        if self._gate is not None and how is Standing.WAITING and place is not None and place <= room.head:
             self._back[sale.sale_id][ticket.number] = place
         wait = self._wait(sale, picture, ticket, how, before, now_ms)
         likely = wait.likely_seconds if wait is not None else None
-        poll = poll_after_seconds(sale, room, how, ticket.number, likely, now_ms)
+        poll = min(poll_after_seconds(sale, room, how, ticket.number, likely, now_ms), self._poll_max_seconds)
         seen = Seen(self._text_of(ticket), how, before, wait, poll)
         return self._with_pass(seen, ticket) if how is Standing.ADMITTED else seen
 
@@ -205,7 +225,8 @@ class Visiting:
             return estimate_before_draw(picture.pace, picture.room.entrants, sale.starts_at_ms, now_ms)
         if how is not Standing.WAITING or before is None:
             return None
-        wait = estimate(picture.pace, before, now_ms)
+        paused = state_at(sale, now_ms) is SaleState.PAUSED
+        wait = estimate(picture.pace, before, now_ms, Reason.PAUSED if paused else None)
         if before == 0 and now_ms - ticket.at_ms < NEW_MS and state_at(sale, now_ms) is SaleState.ACTIVE:
             return wait._replace(reason=None)  # the line did not stand still, it was empty
         return wait
@@ -235,5 +256,6 @@ class Visiting:
         return [(room, known[number]) if room is not None and number in known else None for number in numbers]
 
 
-def no_room(sale_id: str) -> Refused:
-    return not_found("saleId", sale_id[:ECHO_MAX])
+def closed(seen: Seen) -> Seen:
+    """The same, when there is nothing to wait for any more."""
+    return Seen(seen.ticket, Standing.CLOSED, None, None, POLL_MAX_SECONDS)
