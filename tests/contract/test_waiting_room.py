@@ -8,7 +8,7 @@ import pytest
 from contract.ledgers import LEDGERS, Shop, postgres, shards, shop, together
 from core.shop import OPENING_MS, a_draft, a_product, a_sale, an_attempt, refusal_of
 
-from flashsale.core.catalogue import DeleteSale, EditSale, SwitchSale
+from flashsale.core.catalogue import CreateSale, DeleteSale, EditSale, SwitchSale
 from flashsale.core.dead_letters import attempt_of
 from flashsale.core.draw import merkle_root, order, ticket_hash
 from flashsale.core.pending import fresh_id
@@ -437,14 +437,37 @@ async def test_a_sale_gets_its_room_when_its_terms_first_want_one_and_keeps_its_
         assert len(set(room.seed)) > 8
 
 
-async def test_a_sale_that_is_deleted_leaves_no_ticket_behind(hall):
+async def test_a_sale_whose_room_nobody_came_to_leaves_nothing_behind(hall):
     before = await hall.room()
-    await hall.numbers("ann")
     await hall.ledger.change_sale(DeleteSale("sale", "operator"))
     assert await hall.ledger.find(ROOMS) == []
     await hall.it.opens(lamps())
-    assert await hall.ledger.find(EntrantsOf("sale")) == []
     assert (await hall.room()).seed != before.seed
+
+
+async def test_tickets_and_passes_of_a_sale_that_is_deleted_are_never_good_for_another(hall):
+    await hall.numbers("ann")
+    await hall.ledger.change_sale(DeleteSale("sale", "operator"))
+    assert await hall.ledger.find(EntrantsOf("sale")) == []
+    again = await hall.ledger.change_sale(CreateSale(a_draft(lamps()), "operator"))
+    assert isinstance(again, Refused)
+    assert again.refusal is Refusal.ILLEGAL_STATE
+    assert "choose another" in again.message
+
+
+async def test_a_sale_whose_line_has_formed_does_not_start_again(hall):
+    await hall.begin()
+    await hall.numbers("ann")
+    later = lamps(starts_at_ms=hall.it.clock.now_ms() + 60_000)
+    refused = await hall.ledger.change_sale(EditSale(a_draft(later), None, "operator"))
+    assert isinstance(refused, Refused)
+    assert (refused.refusal, refused.details) == (Refusal.ILLEGAL_STATE, {"field": "startsAt"})
+
+
+async def test_a_start_may_be_put_off_as_long_as_nobody_stands_in_line(hall):
+    await hall.numbers("ann")
+    later = lamps(starts_at_ms=LATER_MS + 600_000)
+    assert isinstance(await hall.ledger.change_sale(EditSale(a_draft(later), None, "operator")), Sale)
 
 
 async def _edit(it: Shop, **terms) -> None:

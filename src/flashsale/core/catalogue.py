@@ -74,8 +74,10 @@ class Shelf(msgspec.Struct):
     stock: dict[str, Stock]
     has_orders: bool
     """Whether an order of the sale exists, whatever became of it."""
-    was_reserved: bool = False
-    """Whether anything was ever reserved under this sale's id."""
+    was_used: bool = False
+    """Whether anything was ever reserved under this sale's id, or its waiting room gave out a ticket."""
+    has_line: bool = False
+    """Whether the line of its waiting room has formed, by a draw or by coming after the start."""
     last_seq: dict[str, int] = {}
     """The last `sku_seq` of products that have no stock row now: a sequence goes on, also after a deletion."""
 
@@ -106,8 +108,8 @@ def _create(shelf: Shelf, change: CreateSale, now_ms: int) -> Changed | Refused:
     sale = change.draft.sale
     if sale.sale_id in shelf.sales:
         return Refused(Refusal.ILLEGAL_STATE, f"Sale {sale.sale_id} exists", {"saleId": sale.sale_id})
-    if shelf.was_reserved:  # its request keys would find the reservations of the sale that was deleted
-        message = f"{sale.sale_id} was the id of a sale with reservations: choose another"
+    if shelf.was_used:  # its request keys would find old reservations, and old passes would let people in
+        message = f"{sale.sale_id} was the id of a sale with reservations or a line: choose another"
         return Refused(Refusal.ILLEGAL_STATE, message, {"saleId": sale.sale_id})
     if refused := _window(sale) or _taken(shelf, sale, now_ms):
         return refused
@@ -158,6 +160,9 @@ def _edit(shelf: Shelf, change: EditSale, now_ms: int) -> Changed | Refused:
         return Refused(Refusal.ILLEGAL_STATE, f"Sale {sale.sale_id} has ended", {"saleId": sale.sale_id})
     if refused := _window(asked) or _fixed(sale, asked, state) or _taken(shelf, asked, now_ms):
         return refused
+    if shelf.has_line and asked.starts_at_ms is not None and asked.starts_at_ms > now_ms:
+        message = f"Sale {sale.sale_id} cannot start again: the line of its waiting room has formed. Pause it instead"
+        return Refused(Refusal.ILLEGAL_STATE, message, {"field": "startsAt"})
     if refused := _too_low(shelf, change.draft.units):
         return refused
     # Below this line nothing can fail.

@@ -96,7 +96,8 @@ async def _shelf(db: Connection, change: SaleChange, sale_id: str, before: Itera
         sales={sale.sale_id: sale for sale in [rows.sale_of(row[0]) for row in await db.fetch(SQL["sales"])]},
         stock=stock,
         has_orders=await db.fetchval(SQL["has_orders"], sale_id),
-        was_reserved=await db.fetchval(SQL["was_reserved"], sale_id),
+        was_used=await db.fetchval(SQL["was_used"], sale_id),
+        has_line=await db.fetchval(SQL["has_line"], sale_id),
         last_seq={sku_id: await db.fetchval(SQL["last_seq"], sale_id, sku_id) for sku_id in opened},
     )
 

@@ -15,10 +15,10 @@ def alter(desk: Desk, change: SaleChange) -> Sale | Refused | None:
     now_ms = desk.clock.now_ms()
     sale_id = sale_id_of(change)
     stock_rows = {row[1]: Stock(*row) for row in desk.db.execute(SQL["stock_of_sale"], (sale_id,))}
-    (has_orders,) = desk.db.execute(SQL["has_orders"], (sale_id,)).fetchone()
-    (was_reserved,) = desk.db.execute(SQL["was_reserved"], (sale_id,)).fetchone()
-    last_seq = _last_seq(desk, change, stock_rows)
-    shelf = Shelf(desk.sales, stock_rows, bool(has_orders), bool(was_reserved), last_seq)
+    has_orders, was_used, has_line = (
+        bool(desk.db.execute(SQL[name], (sale_id,)).fetchone()[0]) for name in ("has_orders", "was_used", "has_line")
+    )
+    shelf = Shelf(desk.sales, stock_rows, has_orders, was_used, has_line, _last_seq(desk, change, stock_rows))
     changed = change_sale(shelf, change, now_ms)
     if isinstance(changed, Refused) or changed.nothing:
         return changed if isinstance(changed, Refused) else changed.sale

@@ -216,9 +216,13 @@ ORDER BY sku_id, sale_id;
 -- name: has_orders
 SELECT EXISTS (SELECT 1 FROM orders WHERE sale_id = $1);
 
--- name: was_reserved
+-- name: was_used
 SELECT EXISTS (SELECT 1 FROM journal WHERE sale_id = $1 AND reservation_id IS NOT NULL)
-    OR EXISTS (SELECT 1 FROM journal_base WHERE sale_id = $1 AND reservations > 0);
+    OR EXISTS (SELECT 1 FROM journal_base WHERE sale_id = $1 AND reservations > 0)
+    OR EXISTS (SELECT 1 FROM room WHERE sale_id = $1 AND arrivals > 0);
+
+-- name: has_line
+SELECT EXISTS (SELECT 1 FROM room WHERE sale_id = $1 AND (phase <> 'OPEN' OR arrivals > entrants));
 
 -- name: last_seq
 SELECT greatest((SELECT max(sku_seq) FROM journal WHERE sale_id = $1 AND sku_id = $2),

@@ -95,10 +95,11 @@ INSERT INTO draw_part (sale_id, part, numbers) VALUES ($1, $2, $3) ON CONFLICT D
 -- name: parts
 SELECT numbers FROM draw_part WHERE sale_id = $1 ORDER BY part;
 
--- A sale that is deleted leaves no room behind.
+-- A sale that is deleted leaves no ticket behind. Its room stays if it gave out any, so that nobody gives the id to
+-- another sale, for which these tickets and passes would be good.
 
 -- name: delete_room
-DELETE FROM room WHERE sale_id = $1;
+DELETE FROM room WHERE sale_id = $1 AND arrivals = 0;
 
 -- name: delete_tickets
 DELETE FROM ticket WHERE sale_id = $1;
