@@ -148,6 +148,21 @@ async def test_a_device_gets_what_the_sale_says_whatever_its_accounts(shop: Shop
     assert list(faults(await wants(shop, who("d")))) == ["X-Flashsale-Device"]
 
 
+@pytest.mark.parametrize("facts", [{}, {"platform": "iOS", "browser": "Safari"}])
+async def test_phones_of_one_model_are_not_one_device(shop: Shop, facts: dict[str, str]) -> None:
+    await shop.open(product(stock=20))
+    for number in range(10):
+        bought = await wants(shop, who(f"user-{number}", f"192.0.2.{number}") | device(**facts))
+        assert bought.status_code == 201, bought.text
+
+
+async def test_a_limit_per_device_wants_a_device_that_can_be_known_again(shop: Shop) -> None:
+    await shop.open(product(), perDeviceLimit=1)
+    for facts in ({}, {"platform": "iOS"}):
+        answer = await wants(shop, who() | device(**facts))
+        assert "deviceId" in faults(answer)["X-Flashsale-Device"]
+
+
 async def test_what_a_device_gives_back_it_may_have_again(shop: Shop) -> None:
     await shop.open(product(), perDeviceLimit=1)
     phone = device(deviceId="d-1")

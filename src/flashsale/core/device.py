@@ -5,7 +5,7 @@ make a careless bot visible, and a careful bot can invent them. So nothing is gr
 against somebody only where a sale wants them (`requireDevice`), and a limit per device is as good as its ids.
 """
 
-from base64 import urlsafe_b64decode
+from base64 import b64decode
 from binascii import Error as NotBase64
 from hashlib import blake2b
 from typing import Annotated
@@ -47,7 +47,7 @@ def read_device(value: str) -> Device | Refused:
     if not _BASE64URL.issuperset(text):
         return invalid(HEADER, "must be base64url (RFC 4648, section 5)")
     try:
-        return _decode(urlsafe_b64decode(text + b"=" * (-len(text) % 4)))
+        return _decode(b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True))
     except NotBase64:
         return invalid(HEADER, "must be base64url (RFC 4648, section 5)")
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -65,8 +65,9 @@ def completeness(device: Device | None) -> float:
     return sum(getattr(device, fact) is not None for fact in FACTS) / len(FACTS)
 
 
-def mark_of(device: Device) -> str:
-    """A short name of the device, the same whenever it comes: made of its id, where it has one. The other facts change
-    with an update of the browser, and are the same for all phones of one model."""
-    facts = (device.device_id,) if device.device_id else tuple(getattr(device, fact) for fact in FACTS)
-    return blake2b(repr(facts).encode(), digest_size=8).hexdigest()
+def mark_of(device: Device | None) -> str | None:
+    """A short name of the device, the same whenever it comes: made of its id. None: without one, nobody can tell it from
+    others. The other facts change with an update of the browser, and are the same for all phones of one model."""
+    if device is None or device.device_id is None:
+        return None
+    return blake2b(repr((device.device_id,)).encode(), digest_size=8).hexdigest()

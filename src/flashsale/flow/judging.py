@@ -146,8 +146,7 @@ class Judging:
         if (network := network_of(visitor.address)) is not None:
             on_address = groups.see(f"on:{network}", user_id, WINDOW_MS, now_ms)
             address_unpaid = groups.ask(f"unpaid:{network}", WINDOW_MS, now_ms)
-        if visitor.device is not None:
-            device = mark_of(visitor.device)
+        if (device := mark_of(visitor.device)) is not None:
             on_device = groups.see(f"on:{device}", user_id, WINDOW_MS, now_ms)
             unpaid = max(unpaid, groups.ask(f"unpaid:{device}", WINDOW_MS, now_ms))
         if sale.starts_at_ms is not None and now_ms - sale.starts_at_ms < EARLY_MS:
@@ -211,8 +210,7 @@ class Judging:
         if network is not None:
             found["on_address"] = _about(f"on:{network}", visitor.user_id)
             found["address_unpaid"] = _about(f"unpaid:{network}", "", How.ASKED)
-        if visitor.device is not None:
-            device = mark_of(visitor.device)
+        if (device := mark_of(visitor.device)) is not None:
             found["on_device"] = _about(f"on:{device}", visitor.user_id)
             found["device_unpaid"] = _about(f"unpaid:{device}", "", How.ASKED)
         if (early := self._early(visitor.user_id, asked.sale, now_ms)) is not None:
@@ -301,8 +299,8 @@ class Judging:
         groups = [visitor.user_id]
         if (network := network_of(visitor.address)) is not None:
             groups.append(network)
-        if visitor.device is not None:
-            groups.append(mark_of(visitor.device))
+        if (device := mark_of(visitor.device)) is not None:
+            groups.append(device)
         held = [each.reservation_id for each in reservations if each.status is Status.RESERVED]
         now_ms = self._clock.now_ms()
         for reservation_id in held:

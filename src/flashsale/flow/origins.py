@@ -10,7 +10,7 @@ from flashsale.core.sale import Sale
 from flashsale.core.stock import Attempt
 from flashsale.core.visitor import Visitor
 
-NEEDED = invalid(HEADER, "is needed: this sale limits units per device")
+NEEDED = invalid(HEADER, "is needed, with deviceId: this sale limits units per device")
 
 
 class Origins:
@@ -20,7 +20,7 @@ class Origins:
 
     def __call__(self, visitor: Visitor, sale: Sale, attempt: Attempt) -> None:
         if sale.shared is not None:
-            device = mark_of(visitor.device) if visitor.device else None
+            device = mark_of(visitor.device)
             attempt.marks = marks_of(sale.shared, device, visitor.address, self._secret)
             if sale.shared.per_device is not None and device is None:
                 attempt.barred = first_said(attempt.barred, NEEDED)
