@@ -382,6 +382,25 @@ def test_what_is_remembered_is_bounded_and_the_least_used_goes_first(monkeypatch
     assert keys.asked == 5, "it made room"
 
 
+def test_one_token_is_remembered_once_however_it_is_spelled() -> None:
+    reader = Reader(Counting(jwk(ED, "ed")))
+    token = signed(claims(), ED, "EdDSA", "ed").encode()
+    for header in [b"Bearer " + b" " * spaces + token for spaces in range(100)] + [b"bEARER " + token]:
+        assert reader.jwt.caller(Said(authorization=header)) == Caller("alice")
+    assert len(reader.jwt._known) == 1
+
+
+def test_what_is_remembered_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KNOWN_BYTES_MAX", 20_000)
+    reader = Reader(Counting(jwk(ED, "ed")))
+    tokens = [signed(claims(f"user-{number}", note="x" * 3000), ED, "EdDSA", "ed") for number in range(10)]
+    for token in tokens * 2:
+        reader.caller(token)
+    kept = sum(len(header) for header in reader.jwt._known)
+    assert kept == reader.jwt._known_bytes
+    assert 10_000 < kept <= 20_000
+
+
 def test_without_any_keys_nobody_is_told_that_his_token_is_bad() -> None:
     found = Reader(SetOfKeys(ready=False)).jwt.caller(bearer(signed(claims(), ED, "EdDSA", "ed")))
     assert (found.refusal.code, found.details) == ("UNAVAILABLE", {"retryAfterSeconds": 1})  # type: ignore[union-attr]

@@ -66,8 +66,8 @@ def completeness(device: Device | None) -> float:
 
 
 def mark_of(device: Device | None) -> str | None:
-    """A short name of the device, the same whenever it comes: made of its id. None: without one, nobody can tell it from
-    others. The other facts change with an update of the browser, and are the same for all phones of one model."""
+    """A short name of the device, the same whenever it comes: made of its id. None: it has none, and cannot be told
+    from others. The other facts change with an update of the browser, and are the same for all phones of one model."""
     if device is None or device.device_id is None:
         return None
     return blake2b(repr((device.device_id,)).encode(), digest_size=8).hexdigest()

@@ -28,6 +28,8 @@ TOKEN_MAX = 8192
 """Bytes of a token."""
 KNOWN_MAX = 20_000
 """Verified tokens that are remembered: with a kilobyte each, 25 MB."""
+KNOWN_BYTES_MAX = 32 * 1024 * 1024
+"""Of all of them together."""
 KNOWN_FOR_MS = 60_000
 LEEWAY_MS = 10_000
 """How far the clocks of whoever signs may be away from ours."""
@@ -39,6 +41,7 @@ MALFORMED = unknown("The token is malformed")
 NO_KEYS = Refused(
     Refusal.UNAVAILABLE, "The keys of tokens cannot be read now: try again", {"retryAfterSeconds": 1}
 )  # fmt: skip
+_PLAIN = re.compile(rb"Bearer [A-Za-z0-9_.-]+").fullmatch
 _FORM = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.([A-Za-z0-9_-]+)").fullmatch
 _is_tier = re.compile(r"[A-Za-z0-9_-]{1,32}").fullmatch
 _WORDS: tuple[tuple[type[Exception], str], ...] = (
@@ -95,6 +98,7 @@ class Jwt:
         }  # fmt: skip
         self._now_ms = now_ms
         self.look_again = keys.after_look
+        self._known_bytes = 0
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         """By the header that brought the token. The dictionary's hash is keyed, so its timing tells nothing of them."""
 
@@ -116,15 +120,17 @@ class Jwt:
             return claims
         now_ms = self._now_ms()
         caller = _caller(claims, now_ms)
-        if isinstance(caller, Caller):
+        if isinstance(caller, Caller) and _PLAIN(text):  # one spelling of each, or a single token fills it all
             self._remember(text, _Known(caller, min(int(claims["exp"] * 1000), now_ms + KNOWN_FOR_MS)))
         return caller
 
     def _remember(self, text: bytes, known: _Known) -> None:
+        if self._known.pop(text, None) is None:
+            self._known_bytes += len(text)
         self._known[text] = known
-        self._known.move_to_end(text)
-        if len(self._known) > KNOWN_MAX:
-            self._known.popitem(last=False)
+        while len(self._known) > KNOWN_MAX or self._known_bytes > KNOWN_BYTES_MAX:
+            oldest, _ = self._known.popitem(last=False)
+            self._known_bytes -= len(oldest)
 
     def _verified(self, token: bytes) -> dict[str, Any] | Refused:
         """The claims of a token whose signature holds."""
