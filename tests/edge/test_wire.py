@@ -1,7 +1,7 @@
 """The JSON of the hot routes and of errors: what is read and refused, what is shown."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -138,6 +138,7 @@ def test_a_key_given_twice_is_always_noticed(pairs):
 class Line(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
     sku_id: str
     quantity: int = 1
+    wrapping: Literal["paper", "box"] | None = None
 
 
 class Cart(msgspec.Struct, forbid_unknown_fields=True, rename="camel"):
@@ -170,6 +171,12 @@ BODIES = {
     "too deep": (nested(33), "body", "is nested deeper than 32 levels"),
     "far too deep": (b"[" * 1_000_000, "body", "is nested deeper than 32 levels"),
     "not UTF-8": (b'{"items":[{"skuId":"\xff"}]}', "body", "must be UTF-8"),
+    "a word that is none of those it may be": (
+        b'{"items":[{"skuId":"A"},{"skuId":"B","wrapping":"foil"}]}',
+        "items[1].wrapping",
+        "must be one of box, paper",
+    ),
+    "a number without end": (b'{"items":[],"more":{"a":1e400}}', "more", "has a number that is out of range"),
     "infinity": (b'{"items":[],"more":{"a":Infinity}}', "body", "must be valid JSON: invalid character (byte 24)"),
 }
 

@@ -26,7 +26,7 @@ def parse_json(body: bytes, shape: type[T]) -> T | Refused:
     try:
         read = msgspec.json.decode(body, type=shape)
     except ValueError as trouble:
-        return malformed(trouble)
+        return malformed(trouble, shape)
     return duplicate(body) or read
 
 
@@ -80,6 +80,7 @@ def _twice(node: Any, path: str) -> str | None:
 
 _ABOUT_A_FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 _EXPECTED = re.compile(r"Expected (.*?)(?:, got .*)?", re.DOTALL)
+_STEP = re.compile(r"\[\d+\]|[^.\[\]]+")
 _TYPE_NAME = re.compile(r"`([^`]*)`")
 _PLAIN = {
     "int": "an integer", "str": "a string", "bool": "true or false", "float": "a number", "decimal": "a number",
@@ -87,21 +88,46 @@ _PLAIN = {
 }  # fmt: skip
 
 
-def malformed(trouble: ValueError) -> Refused:
+def malformed(trouble: ValueError, shape: Any = None) -> Refused:
     """Says in a client's words, with the JSON path, what msgspec says in its own."""
     if isinstance(trouble, UnicodeDecodeError):
         return invalid("body", "must be UTF-8")
     if not isinstance(trouble, msgspec.ValidationError):
         return invalid("body", "must be valid JSON: " + str(trouble).removeprefix("JSON is malformed: "))
     text, _, place = str(trouble).partition(" - at `$")
-    path = place.rstrip("`").lstrip(".")
+    path = place.rstrip("`").lstrip(".").removesuffix("[...]")
     if about := _ABOUT_A_FIELD.fullmatch(text):
         name = about[2][:ECHO_MAX]
         path = f"{path}.{name}" if path else name
         return invalid(path or "body", "is required" if about[1].startswith("missing") else "is not a known field")
     if expected := _EXPECTED.fullmatch(text):
         text = "must be " + _TYPE_NAME.sub(_in_plain_words, expected[1])
+    elif text.startswith("Invalid enum value") and (choices := _choices(shape, path)):
+        text = f"must be one of {', '.join(choices)}"
+    elif text == "Number out of range":
+        text = "has a number that is out of range"
     return invalid(path or "body", text)
+
+
+def _choices(shape: Any, path: str) -> list[str]:
+    """What a field may be that is one of a few texts; empty: that is not known."""
+    nodes: tuple[Any, ...] = (msgspec.inspect.type_info(shape),)
+    for step in _STEP.findall(path):
+        nodes = tuple(inner for node in nodes for kind in _kinds(node) for inner in _inside(kind, step))
+    kinds = [kind for node in nodes for kind in _kinds(node)]
+    enums = [each.value for kind in kinds if isinstance(kind, msgspec.inspect.EnumType) for each in kind.cls]
+    literals = [each for kind in kinds if isinstance(kind, msgspec.inspect.LiteralType) for each in kind.values]
+    return [str(each) for each in enums + literals]
+
+
+def _kinds(node: Any) -> tuple[Any, ...]:
+    return node.types if isinstance(node, msgspec.inspect.UnionType) else (node,)
+
+
+def _inside(kind: Any, step: str) -> list[Any]:
+    if isinstance(kind, msgspec.inspect.StructType):
+        return [field.type for field in kind.fields if field.encode_name == step]
+    return [kind.item_type] if step.startswith("[") and hasattr(kind, "item_type") else []
 
 
 def _in_plain_words(found: re.Match[str]) -> str:
