@@ -21,7 +21,6 @@ from flashsale.backends.sqlite.ledger import SqliteLedger
 from flashsale.backends.sqlite.limits import SqliteLimits
 from flashsale.backends.sqlite.risk_log import SqliteRiskLog
 from flashsale.core.rate_limit import Buckets
-from flashsale.core.sighting import Groups
 from flashsale.core.thresholds import Thresholds
 from flashsale.flow import admit, consume, expire, publish, settle
 from flashsale.flow.decisions import Decisions, RiskLog
@@ -327,7 +326,7 @@ def risk_of(
     if settings.identity == "open" or settings.risk == "off":
         return Risk(None, decisions, challenges)
     secret, shared = store.ledger.secret, None if isinstance(gate, MemoryGate) else gate
-    judging = Judging(clock, limiting, Buckets(BUCKETS_MAX), Groups(MEMBERS_MAX), challenges, decisions, secret, shared)
+    judging = Judging(clock, limiting, Buckets(BUCKETS_MAX), MEMBERS_MAX, challenges, decisions, secret, shared)
     return Risk(judging, decisions, challenges)
 
 

@@ -21,7 +21,7 @@ from flashsale.core.refusal import Refusal, Refused
 from flashsale.core.reservation import Reservation, Status
 from flashsale.core.risk import Decision, Verdict
 from flashsale.core.sale import Sale
-from flashsale.core.sighting import Groups, Sighting
+from flashsale.core.sighting import Sighting
 from flashsale.core.stock import Attempt
 from flashsale.core.thresholds import Thresholds
 from flashsale.core.visitor import Visitor
@@ -71,8 +71,8 @@ class Court:
         self.limiting = Limiting(Thresholds(), Buckets(1000), clock)
         self.challenges = AltchaChallenges(SECRET, clock)
         self.gate = shared
-        own = Buckets(10_000), Groups(10_000)
-        self.judging = Judging(clock, self.limiting, *own, self.challenges, self.noted, SECRET, shared)
+        own = Buckets(10_000)
+        self.judging = Judging(clock, self.limiting, own, 10_000, self.challenges, self.noted, SECRET, shared)
 
     async def judges(self, visitor: Visitor, sale: Sale | None = None) -> Attempt:
         attempt = an_attempt(visitor.user_id)

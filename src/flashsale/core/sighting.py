@@ -54,6 +54,35 @@ One = tuple[str, int]
 """A group with one member, as most groups are. It has no dictionary of its own: every new buyer would leave some of
 them to the garbage collector."""
 
+Known = Members | One | None
+
+
+def with_member(known: Known, member: str, window_ms: int, now_ms: int) -> Members | One:
+    """The group when this member was seen now; a dictionary may be the same one."""
+    if known is None:
+        return member, now_ms
+    if isinstance(known, tuple):
+        if known[0] == member or known[1] <= now_ms - window_ms:
+            return member, now_ms
+        known = {known[0]: known[1]}
+    seen(known, member, window_ms, now_ms)
+    return known
+
+
+def count_of(known: Members | One, window_ms: int, now_ms: int) -> int:
+    if isinstance(known, tuple):
+        return int(known[1] > now_ms - window_ms)
+    forget_lapsed(known, window_ms, now_ms)
+    return len(known)
+
+
+def without_member(known: Known, member: str) -> Known:
+    if isinstance(known, tuple):
+        return None if known[0] == member else known
+    if known is not None:
+        known.pop(member, None)
+    return known
+
 
 class Groups:
     """The groups of one process; beyond `most` members in all, groups that were not seen lately are forgotten
@@ -76,16 +105,9 @@ class Groups:
     def see(self, group: str, member: str, window_ms: int, now_ms: int) -> int:
         kept = self._groups
         new = kept.new.get(group)
-        known = kept.old.get(group) if new is None else new
-        before = 0 if new is None else len(new) if isinstance(new, dict) else 1
-        if known is None or (isinstance(known, tuple) and (known[0] == member or known[1] <= now_ms - window_ms)):
-            kept.new[group] = (member, now_ms)
-            count = 1
-        else:
-            members = {known[0]: known[1]} if isinstance(known, tuple) else known
-            seen(members, member, window_ms, now_ms)
-            kept.new[group] = members
-            count = len(members)
+        before = 0 if new is None else _size(new)
+        kept.new[group] = after = with_member(kept.old.get(group) if new is None else new, member, window_ms, now_ms)
+        count = _size(after)
         self._members += count - before
         if self._members >= kept.half:
             kept.age()
@@ -94,16 +116,12 @@ class Groups:
 
     def ask(self, group: str, window_ms: int, now_ms: int) -> int:
         known = self._groups.get(group)
-        if known is None:
-            return 0
-        if isinstance(known, tuple):
-            return int(known[1] > now_ms - window_ms)
-        forget_lapsed(known, window_ms, now_ms)
-        return len(known)
+        return 0 if known is None else count_of(known, window_ms, now_ms)
 
     def forget(self, group: str, member: str) -> None:
-        known = self._groups.get(group)
-        if isinstance(known, dict):
-            known.pop(member, None)
-        elif known is not None and known[0] == member:
+        if without_member(self._groups.get(group), member) is None:
             self._groups.forget(group)
+
+
+def _size(known: Members | One) -> int:
+    return len(known) if isinstance(known, dict) else 1

@@ -30,9 +30,10 @@ from flashsale.core.refusal import Refusal, Refused, first_said
 from flashsale.core.reservation import Reservation, Status
 from flashsale.core.risk import Decision, Facts, Judged, RiskTerms, Verdict, hold_seconds, judge, told_of
 from flashsale.core.sale import Sale
-from flashsale.core.sighting import Groups, How, Sighting
+from flashsale.core.sighting import Groups, How, Sighting, without_member
 from flashsale.core.stock import Attempt
 from flashsale.core.thresholds import risk_terms_of
+from flashsale.core.velocity import User, Velocity
 from flashsale.core.visitor import Visitor
 from flashsale.flow.decisions import Decisions
 from flashsale.flow.gathering import Gathering
@@ -76,26 +77,25 @@ class Challenges(Protocol):
         """Whether it is one."""
 
 
-class Rate:
+def per_minute(most: int) -> Pace:
     """So many a minute, at once if somebody likes."""
-
-    def __init__(self, per_minute: int) -> None:
-        self.pace: Pace = pace_of(per_minute / 60, per_minute)
+    return pace_of(most / 60, most)
 
 
 class Judging:
     """A judge for `Reserving`. For one event loop."""
 
     def __init__(
-        self, clock: Clock, limiting: Limiting, buckets: Buckets, groups: Groups, challenges: Challenges,
+        self, clock: Clock, limiting: Limiting, buckets: Buckets, most: int, challenges: Challenges,
         decisions: Decisions, secret: bytes, gate: Gate | None = None,
     ) -> None:  # fmt: skip
-        """`limiting` has the thresholds in force and the users' tiers; `buckets` and `groups` are of this process,
-        `gate` is one that all processes share."""
+        """`limiting` has the thresholds in force and the users' tiers; `buckets` are of this process, which remembers
+        `most` users and places; `gate` is one that all processes share."""
         self._clock = clock
         self._limiting = limiting
         self._buckets = buckets
-        self._groups = groups
+        self._velocity = Velocity(most, WINDOW_MS)
+        self._early_ones = Groups(most)
         self._challenges = challenges
         self._decisions = decisions
         self._secret = secret
@@ -118,8 +118,8 @@ class Judging:
         self._verdicts.clear()
         self.terms: RiskTerms = risk_terms_of(thresholds)
         self._new_for_ms = self.terms.new_for_minutes * 60_000
-        self._rate = Rate(self.terms.challenge_per_minute)
-        self._beyond = Rate(max(self.terms.block_per_minute - self.terms.challenge_per_minute, 1))
+        self._usual = per_minute(self.terms.challenge_per_minute)
+        self._beyond = per_minute(max(self.terms.block_per_minute - self.terms.challenge_per_minute, 1))
 
     def __call__(self, visitor: Visitor, sale: Sale, attempt: Attempt, then: Then) -> None:
         self._hear_terms()
@@ -133,28 +133,27 @@ class Judging:
     # What is known
 
     def _facts_here(self, visitor: Visitor, sale: Sale, now_ms: int) -> Facts:
-        """Written for speed: this is `_drafts` and `_sightings` without asking anybody."""
-        user_id, groups = visitor.user_id, self._groups
-        tier = self._limiting.tier_of(user_id, visitor.tier)
+        """What this process knows."""
+        velocity, user = self._velocity, self._velocity.user(visitor.user_id)
+        tier = self._limiting.tier_of(visitor.user_id, visitor.tier)
         over = beyond = False
         if tier is None:
-            now_us = at_us(now_ms)
-            over = not self._buckets.admits(((f"try:{user_id}", self._rate),), now_us)
-            beyond = over and not self._buckets.admits(((f"beyond:{user_id}", self._beyond),), now_us)
-        unpaid = groups.ask(f"unpaid:{user_id}", WINDOW_MS, now_ms)
-        on_address = address_unpaid = on_device = early = 0
+            over, beyond = user.tries(self._usual, self._beyond, at_us(now_ms))
+        unpaid, on_address, address_unpaid, on_device = velocity.count(user.unpaid, now_ms), 0, 0, 0
         if (network := network_of(visitor.address)) is not None:
-            on_address = groups.see(f"on:{network}", user_id, WINDOW_MS, now_ms)
-            address_unpaid = groups.ask(f"unpaid:{network}", WINDOW_MS, now_ms)
+            place = velocity.place(network)
+            place.accounts = velocity.see(place.accounts, visitor.user_id, now_ms)
+            on_address = velocity.count(place.accounts, now_ms)
+            address_unpaid = velocity.count(place.unpaid, now_ms)
         if (device := mark_of(visitor.device)) is not None:
-            on_device = groups.see(f"on:{device}", user_id, WINDOW_MS, now_ms)
-            unpaid = max(unpaid, groups.ask(f"unpaid:{device}", WINDOW_MS, now_ms))
-        if sale.starts_at_ms is not None and now_ms - sale.starts_at_ms < EARLY_MS:
-            early = self._early_here(user_id, sale, now_ms)
+            place = velocity.place(device)
+            place.accounts = velocity.see(place.accounts, visitor.user_id, now_ms)
+            on_device = velocity.count(place.accounts, now_ms)
+            unpaid = max(unpaid, velocity.count(place.unpaid, now_ms))
         wanted = sale.require_device
         return Facts(
             over, beyond, wanted, completeness(visitor.device) if wanted else 0.0, self._is_new(visitor, now_ms),
-            tier, on_address, on_device, early, unpaid, address_unpaid,
+            tier, on_address, on_device, self._early_here(user, visitor.user_id, sale, now_ms), unpaid, address_unpaid,
         )  # fmt: skip
 
     def _is_new(self, visitor: Visitor, now_ms: int) -> bool:
@@ -167,11 +166,13 @@ class Judging:
         how = How.SEEN if now_ms < sale.starts_at_ms else How.ASKED
         return Sighting(f"early:{sale.sale_id}:{user_id}", f"{now_ms}:{next(self._numbers)}", EARLY_SECONDS, how)
 
-    def _early_here(self, user_id: str, sale: Sale, now_ms: int) -> int:
-        group = f"early:{sale.sale_id}:{user_id}"
+    def _early_here(self, user: User, user_id: str, sale: Sale, now_ms: int) -> int:
         if sale.starts_at_ms is not None and now_ms < sale.starts_at_ms:
-            return self._groups.see(group, f"{now_ms}:{next(self._numbers)}", EARLY_MS, now_ms)
-        return self._groups.ask(group, EARLY_MS, now_ms)
+            user.early_ms = now_ms
+        if now_ms - user.early_ms >= EARLY_MS:  # as everybody who has come at the start, or later
+            return 0
+        sighting = self._early(user_id, sale, now_ms)
+        return 0 if sighting is None else self._early_ones.sighted(sighting, now_ms)
 
     async def _ask(self, asked: list[Asked]) -> None:
         """Of the gate; while it is away, of what this process has seen."""
@@ -206,13 +207,13 @@ class Judging:
     def _sightings(self, asked: Asked, now_ms: int) -> dict[str, Sighting]:
         """By what their answers are taken for."""
         visitor, network = asked.visitor, network_of(asked.visitor.address)
-        found = {"unpaid": _about(f"unpaid:{visitor.user_id}", "", How.ASKED)}
+        found = {"unpaid": _about(_unpaid_of(visitor.user_id), "", How.ASKED)}
         if network is not None:
             found["on_address"] = _about(f"on:{network}", visitor.user_id)
-            found["address_unpaid"] = _about(f"unpaid:{network}", "", How.ASKED)
+            found["address_unpaid"] = _about(_unpaid_at(network), "", How.ASKED)
         if (device := mark_of(visitor.device)) is not None:
             found["on_device"] = _about(f"on:{device}", visitor.user_id)
-            found["device_unpaid"] = _about(f"unpaid:{device}", "", How.ASKED)
+            found["device_unpaid"] = _about(_unpaid_at(device), "", How.ASKED)
         if (early := self._early(visitor.user_id, asked.sale, now_ms)) is not None:
             found["early"] = early
         return found
@@ -296,34 +297,31 @@ class Judging:
 
     def granted(self, visitor: Visitor, reservations: Sequence[Reservation]) -> None:
         """These were reserved just now: until they are paid they count against user, device and address."""
-        groups = [visitor.user_id]
-        if (network := network_of(visitor.address)) is not None:
-            groups.append(network)
-        if (device := mark_of(visitor.device)) is not None:
-            groups.append(device)
+        user_id, velocity, now_ms = visitor.user_id, self._velocity, self._clock.now_ms()
+        marks = [mark for mark in (network_of(visitor.address), mark_of(visitor.device)) if mark is not None]
+        user, places = velocity.user(user_id), [velocity.place(mark) for mark in marks]
         held = [each.reservation_id for each in reservations if each.status is Status.RESERVED]
-        now_ms = self._clock.now_ms()
         for reservation_id in held:
-            self._holds.set(reservation_id, groups)
-            for group in groups:
-                self._groups.see(f"unpaid:{group}", reservation_id, WINDOW_MS, now_ms)
+            self._holds.set(reservation_id, marks)
+            user.unpaid = velocity.see(user.unpaid, reservation_id, now_ms)
+            for place in places:
+                place.unpaid = velocity.see(place.unpaid, reservation_id, now_ms)
         if self._gate is not None:
-            self._telling.add(*[_about(f"unpaid:{group}", each) for group in groups for each in held])
+            groups = [_unpaid_of(user_id), *map(_unpaid_at, marks)]
+            self._telling.add(*[_about(group, each) for group in groups for each in held])
 
     def paid(self, user_id: str, reservation_ids: Sequence[str]) -> None:
         """They count no more. From which device and address they came is known where they were reserved."""
-        sightings = [
-            _about(f"unpaid:{group}", each, How.GONE)
-            for each in reservation_ids
-            for group in self._holds.get(each) or [user_id]
-        ]
-        now_ms = self._clock.now_ms()
+        user = self._velocity.user(user_id)
         for reservation_id in reservation_ids:
+            marks = self._holds.get(reservation_id) or ()
             self._holds.forget(reservation_id)
-        for sighting in sightings:
-            self._groups.sighted(sighting, now_ms)
-        if self._gate is not None:
-            self._telling.add(*sightings)
+            user.unpaid = without_member(user.unpaid, reservation_id)
+            for place in map(self._velocity.place, marks):
+                place.unpaid = without_member(place.unpaid, reservation_id)
+            if self._gate is not None:
+                groups = [_unpaid_of(user_id), *map(_unpaid_at, marks)]
+                self._telling.add(*[_about(group, reservation_id, How.GONE) for group in groups])
 
     async def _tell(self, sightings: list[Sighting]) -> None:
         assert self._gate is not None
@@ -350,6 +348,15 @@ BLOCKED = Refused(Refusal.BLOCKED, "This request looks like a bot's; an operator
 def _bar(asked: Asked, refused: Refused) -> None:
     asked.attempt.barred = first_said(asked.attempt.barred, refused)
     asked.then()
+
+
+def _unpaid_of(user_id: str) -> str:
+    return f"unpaid-of:{user_id}"
+
+
+def _unpaid_at(mark: str) -> str:
+    """An address or a device. A user may have a name like theirs."""
+    return f"unpaid:{mark}"
 
 
 def _about(group: str, member: str, how: How = How.SEEN) -> Sighting:

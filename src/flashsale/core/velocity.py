@@ -1,0 +1,74 @@
+"""Velocity: what one process has seen lately of a user, and of a place (an address or a device), for risk.
+
+One record of each, found by one look, holds all that the rules ask for. A crowd is new people: each leaves two records,
+and what is not known of him costs no look of its own. `core/sighting.py` counts the same by names, as a gate does that
+all processes share.
+"""
+
+import msgspec
+
+from flashsale.core.lately import Lately
+from flashsale.core.rate_limit import Pace, after_one
+from flashsale.core.sighting import Known, Members, One, count_of, with_member
+
+
+class User(msgspec.Struct, gc=False):
+    """`gc`: nothing in it leads back to it, and there are very many."""
+
+    usual_full_at_us: float = 0.0
+    beyond_full_at_us: float = 0.0
+    """Of the buckets of his attempts."""
+    early_ms: int = 0
+    """When he last tried before a start."""
+    unpaid: Known = None
+
+    def tries(self, usual: Pace, beyond: Pace, now_us: float) -> tuple[bool, bool]:
+        """One more attempt: whether it is more than usual, and more than what is allowed beyond that."""
+        full_at_us = after_one(self.usual_full_at_us, usual, now_us)
+        if full_at_us is not None:
+            self.usual_full_at_us = full_at_us
+            return False, False
+        full_at_us = after_one(self.beyond_full_at_us, beyond, now_us)
+        if full_at_us is not None:
+            self.beyond_full_at_us = full_at_us
+        return True, full_at_us is None
+
+
+class Place(msgspec.Struct, gc=False):
+    """An address or a device."""
+
+    accounts: Known = None
+    unpaid: Known = None
+
+
+class Velocity:
+    """`most` users and as many places at most, and as many members of crowded records: those that were not seen lately
+    are forgotten. A member counts for `window_ms`."""
+
+    def __init__(self, most: int, window_ms: int) -> None:
+        self._users: Lately[User] = Lately(most)
+        self._places: Lately[Place] = Lately(most)
+        self._window_ms = window_ms
+        self._crowded = 0
+        """Members of records with several, since something was last forgotten."""
+
+    def user(self, user_id: str) -> User:
+        return self._users.kept(user_id, User)
+
+    def place(self, mark: str) -> Place:
+        return self._places.kept(mark, Place)
+
+    def see(self, known: Known, member: str, now_ms: int) -> Members | One:
+        """With this member, and without those that have not been seen for the window."""
+        before = len(known) if isinstance(known, dict) else 1
+        after = with_member(known, member, self._window_ms, now_ms)
+        if isinstance(after, dict):
+            self._crowded += len(after) - before
+            if self._crowded >= self._users.half:
+                self._users.age()
+                self._places.age()
+                self._crowded = 0
+        return after
+
+    def count(self, known: Known, now_ms: int) -> int:
+        return 0 if known is None else count_of(known, self._window_ms, now_ms)
