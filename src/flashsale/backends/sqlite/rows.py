@@ -1,6 +1,7 @@
 """Between rows and books: loads what a transaction needs, stores what was decided on it."""
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -65,8 +66,12 @@ def books_of_attempts(db: sqlite3.Connection, sales: Mapping[str, Sale], attempt
     for row in db.execute(SQL["stock"], (lines,)):
         books.stock[row[0], row[1]] = Stock(*row)
     _reservations(db, books, (each for a in attempts if a.slip for each in a.slip.ids))
-    if passes := {(a.sale_id, a.pass_number) for a in attempts if a.pass_number is not None}:
-        books.spent = dict.fromkeys(db.execute(SQL["spent_passes"], (array(passes),)), "")
+    passes: defaultdict[str, set[int]] = defaultdict(set)
+    for a in attempts:
+        if a.pass_number is not None:
+            passes[a.sale_id].add(a.pass_number)
+    for sale_id, numbers in passes.items():
+        books.spent |= dict.fromkeys(db.execute(SQL["spent_passes"], (sale_id, array(numbers))), "")
     users = {(a.user_id, a.sale_id): place(a.user_id, a.sale_id) for a in attempts}
     if seen := known(db, users.values()):
         users = {user: at for user, at in users.items() if at in seen}
