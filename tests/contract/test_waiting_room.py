@@ -462,6 +462,8 @@ async def test_a_sale_whose_line_has_formed_does_not_start_again(hall):
     refused = await hall.ledger.change_sale(EditSale(a_draft(later), None, "operator"))
     assert isinstance(refused, Refused)
     assert (refused.refusal, refused.details) == (Refusal.ILLEGAL_STATE, {"field": "startsAt"})
+    renamed = await hall.ledger.change_sale(EditSale(a_draft(lamps(name="Lamps")), None, "operator"))
+    assert isinstance(renamed, Sale), renamed
 
 
 async def test_a_start_may_be_put_off_as_long_as_nobody_stands_in_line(hall):

@@ -101,3 +101,14 @@ def test_whoever_fills_the_memory_with_buckets_fills_no_more_than_there_is():
     for number in range(1000):
         buckets.admits(inside(rates, f"user-{number}", None), 0.0)
     assert 50 <= len(buckets) <= 100
+
+
+def test_a_request_that_is_refused_pushes_no_bucket_out():
+    buckets, full, door = Buckets(100), Draft("address", 0.01, 1), Draft("victim", 0.01, 1)
+    assert buckets.take(full, 0.0).allowed
+    assert buckets.take(door, 0.0).allowed
+    for number in range(1_000):
+        told = buckets.take_together([full, Draft(f"user-{number}", 1, 5)], 1.0)
+        assert [each.allowed for each in told] == [False, True]
+    assert len(buckets) == 2
+    assert not buckets.take(door, 1.0).allowed

@@ -51,6 +51,17 @@ def test_crowded_places_are_forgotten_before_their_crowds_are_more_than_there_ma
     assert kept <= 2 * 1_000 + MEMBERS_MAX
 
 
+def test_crowds_that_come_once_in_a_while_are_counted_when_they_come():
+    velocity, most = Velocity(1_000, WINDOW_MS), 0
+    for era in range(60):
+        for number in range(100):
+            place = velocity.place(f"192.0.2.{number}")
+            place.accounts = velocity.see(place.accounts, f"user-{era}", 1)
+        records = {**velocity._places.old, **velocity._places.new}.values()
+        most = max(most, sum(size(each.accounts) for each in records))
+    assert most <= 2 * 1_000 + MEMBERS_MAX
+
+
 def size(known: Known) -> int:
     return len(known) if isinstance(known, dict) else int(known is not None)
 

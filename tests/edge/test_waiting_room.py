@@ -179,7 +179,7 @@ async def test_whoever_holds_the_line_in_vain_is_told_after_his_time(shop):
 
 async def is_held(shop: Hall, holds: int = 1) -> None:
     picture = shop.shop.engine.rooms.pictures["S1"]
-    await until(lambda: len(picture._holding) + len(picture._resigned) >= holds)
+    await until(lambda: picture._holding.many + picture._resigned.many >= holds)
 
 
 @pytest.mark.parametrize("way", ["end", "delete", "switch off"])

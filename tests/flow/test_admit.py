@@ -162,6 +162,21 @@ async def test_the_root_is_told_a_second_before_the_seed(world):
     assert (await world.room()).phase is Phase.DRAWN
 
 
+async def test_the_entrants_of_a_draw_are_forgotten_with_its_sale(world):
+    await world.opens(START_MS)
+    await world.opens(sale_id="other")
+    process = world.process()
+    await process.rooms.look()
+    await process.join("ann")
+    world.it.clock.at_ms = START_MS
+    for _ in range(3):
+        await process.tick()
+    assert list(process.admitting._drawings) == ["sale"]
+    await world.it.ledger.change_sale(SwitchSale("sale", Switch.END, "operator"))
+    await process.tick()
+    assert list(process.admitting._drawings) == []
+
+
 # Turns
 
 
@@ -190,6 +205,20 @@ async def test_a_raised_rate_lets_people_in_at_once_and_they_are_told_so(world):
         world.it.clock.pass_ms(100)
         await process.tick()
     assert [(await process.ask(each)).standing for each in tickets[1:]] == [Standing.ADMITTED] * 10
+
+
+async def test_before_the_start_too_the_wait_is_that_of_the_rate_in_force(world):
+    slow = RoomTerms(admit_per_second=1, burst=1, prequeue_seconds=120)
+    await world.opens(START_MS, slow)
+    process = world.process()
+    await process.rooms.look()
+    tickets = [await process.join(f"user-{number}") for number in range(1_000)]
+    before = (await process.ask(tickets[0])).wait
+    sale = replace(world.storefront.sales["sale"], waiting_room=replace(slow, admit_per_second=100, burst=100))
+    assert isinstance(await world.it.ledger.change_sale(EditSale(a_draft(sale, 100), None, "operator")), Sale)
+    after = (await process.ask(tickets[0])).wait
+    assert before is not None and after is not None
+    assert before.likely_seconds - after.likely_seconds >= 490
 
 
 async def test_a_lowered_rate_is_told_with_a_reason(world):

@@ -87,3 +87,17 @@ async def test_those_who_have_given_up_are_forgotten_and_their_places_are_free()
         await asyncio.gather(*crowd, return_exceptions=True)
     room.wake(CALM)
     assert len(room._holding._waiting) <= OVER_MIN
+
+
+async def test_whoever_gives_up_at_the_moment_in_which_the_others_are_forgotten_is_counted_once():
+    room = picture()
+    await asyncio.gather(*(room.hold(place, 0.01, False) for place in range(100, 101 + OVER_MIN)))
+    one_more = asyncio.create_task(room.hold(500, 9, False))
+    await asyncio.sleep(0.01)
+    one_more.cancel()
+    await asyncio.sleep(0)  # cancelled, and has not counted himself yet
+    room.wake(CALM)
+    await asyncio.gather(one_more, return_exceptions=True)
+    assert room._holding.many == 0
+    await room.hold(7, 0.01, False)
+    assert room._holding.many == 0

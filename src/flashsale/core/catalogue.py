@@ -160,7 +160,7 @@ def _edit(shelf: Shelf, change: EditSale, now_ms: int) -> Changed | Refused:
         return Refused(Refusal.ILLEGAL_STATE, f"Sale {sale.sale_id} has ended", {"saleId": sale.sale_id})
     if refused := _window(asked) or _fixed(sale, asked, state) or _taken(shelf, asked, now_ms):
         return refused
-    if shelf.has_line and asked.starts_at_ms is not None and asked.starts_at_ms > now_ms:
+    if shelf.has_line and asked.starts_at_ms != sale.starts_at_ms and (asked.starts_at_ms or 0) > now_ms:
         message = f"Sale {sale.sale_id} cannot start again: the line of its waiting room has formed. Pause it instead"
         return Refused(Refusal.ILLEGAL_STATE, message, {"field": "startsAt"})
     if refused := _too_low(shelf, change.draft.units):

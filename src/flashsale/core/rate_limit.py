@@ -113,7 +113,10 @@ class Buckets:
         tried = [take(self._known(draft), draft, now_us)[1] for draft in drafts]
         together = all(answer.allowed for answer in tried)
         return [
-            self.take(draft if together or not answer.allowed else _look(draft), now_us)
+            # A bucket that nothing is taken out of is not remembered: a refusal must not push others out.
+            self.take(draft, now_us)
+            if together or not answer.allowed
+            else take(self._known(draft), _look(draft), now_us)[1]
             for draft, answer in zip(drafts, tried, strict=True)
         ]
 

@@ -53,22 +53,40 @@ class Velocity:
         """Members of records with several, since something was last forgotten."""
 
     def user(self, user_id: str) -> User:
-        return self._users.kept(user_id, User)
+        user = self._users.new.get(user_id)
+        if user is None:
+            user = self._users.kept(user_id, User)
+            self._crowd(members(user.unpaid))
+        return user
 
     def place(self, mark: str) -> Place:
-        return self._places.kept(mark, Place)
+        place = self._places.new.get(mark)
+        if place is None:
+            place = self._places.kept(mark, Place)
+            self._crowd(members(place.accounts) + members(place.unpaid))
+        return place
 
     def see(self, known: Known, member: str, now_ms: int) -> Members | One:
         """With this member, and without those that have not been seen for the window."""
-        before = len(known) if isinstance(known, dict) else 1
+        before = members(known)
         after = with_member(known, member, self._window_ms, now_ms)
-        if isinstance(after, dict):
-            self._crowded += len(after) - before
-            if self._crowded >= self._users.half:
-                self._users.age()
-                self._places.age()
-                self._crowded = 0
+        self._crowd(members(after) - before)
         return after
+
+    def _crowd(self, more: int) -> None:
+        """Counts also those whom a record brings along that was almost forgotten."""
+        if not more:
+            return
+        self._crowded += more
+        if self._crowded >= self._users.half:
+            self._users.age()
+            self._places.age()
+            self._crowded = 0
 
     def count(self, known: Known, now_ms: int) -> int:
         return 0 if known is None else count_of(known, self._window_ms, now_ms)
+
+
+def members(known: Known) -> int:
+    """Of a crowded record; the only member of another one is part of it."""
+    return len(known) if isinstance(known, dict) else 0

@@ -120,11 +120,14 @@ class Pace(msgspec.Struct):
     def under(self, admit_per_second: float, burst: int) -> "Pace":
         """What is to be expected when the configured rate is this one. It begins anew with it; but where something
         else than the rate has held the line up, and would hold it up now, what was measured goes on."""
+        if self.head < 0 and (admit_per_second, burst) != (self.admit_per_second, self.burst):
+            return Pace(admit_per_second, burst)
         if admit_per_second == self.admit_per_second:
             return self
         if self.told_per_second < min(self.admit_per_second / 2, admit_per_second):
             return replace(self, admit_per_second=admit_per_second)
-        return Pace(admit_per_second, burst, head=self.head, seen_ms=self.seen_ms, moved_ms=self.seen_ms)
+        saved = burst if self.head == 0 else 0
+        return Pace(admit_per_second, burst, head=self.head, seen_ms=self.seen_ms, moved_ms=self.seen_ms, saved=saved)
 
     def stands_still(self, now_ms: int) -> bool:
         return self.head >= 0 and now_ms - self.moved_ms > self._pause_ms()

@@ -87,6 +87,8 @@ class Admitting:
             self._paces.clear()
             self._drawings.clear()
             return
+        for gone in self._drawings.keys() - self._rooms.pictures.keys():
+            del self._drawings[gone]
         rooms = [self._room(sale_id, picture) for sale_id, picture in self._rooms.pictures.items()]
         for trouble in await asyncio.gather(*rooms, return_exceptions=True):
             if trouble is not None:

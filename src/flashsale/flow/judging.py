@@ -103,7 +103,7 @@ class Judging:
         self._asking = Gathering(self._ask, TOGETHER_MAX)
         self._telling = Gathering(self._tell, TOGETHER_MAX)
         self._burning = Gathering(self._burn, TOGETHER_MAX)
-        self._holds: Lately[list[str]] = Lately(HOLDS_MAX)
+        self._holds: Lately[list[str]] = Lately(2 * HOLDS_MAX)
         self._numbers = count()
         self._verdicts: dict[Facts, Judged] = {}
         self._heard: object = None

@@ -62,7 +62,9 @@ class Holding:
         """How many of them do not hold on any more."""
         self._numbers = count()
 
-    def __len__(self) -> int:
+    @property
+    def many(self) -> int:
+        """How many hold on, or have just stopped."""
         return len(self._waiting) - self._over
 
     async def wait(self, place: int, seconds: float) -> None:
@@ -83,9 +85,10 @@ class Holding:
             else:
                 future.set_result(None)
         if self._over > max(OVER_MIN, len(self._waiting) // 2):  # each is looked at once for each that came
+            before = len(self._waiting)
             self._waiting = [each for each in self._waiting if not each[2].done()]
             heapify(self._waiting)
-            self._over = 0
+            self._over -= before - len(self._waiting)  # not 0: who was just cancelled has not counted himself yet
 
 
 class Picture:
@@ -122,7 +125,7 @@ class Picture:
     async def hold(self, place: int | None, seconds: float, resigned: bool) -> None:
         """Until its turn has come, or something has changed for everybody, or the time is over. Whoever was passed
         over holds on for a moment only, because nothing here tells when he is let in."""
-        if len(self._holding) + len(self._resigned) >= HOLDING_MAX or seconds <= 0:
+        if self._holding.many + self._resigned.many >= HOLDING_MAX or seconds <= 0:
             return
         if place is not None and place <= self.room.head:
             place, seconds = None, min(seconds, PASSED_OVER_SECONDS)
@@ -175,8 +178,8 @@ class RoomsSeen:
         if picture is None or picture.room.seed != room.seed:
             picture = self.pictures[sale.sale_id] = Picture(sale, room)
         if _goes_on(picture.room, room):
-            if room.pace != picture.room.pace:
-                picture.pace = pace_of(sale, room)
+            told = room.pace != picture.room.pace
+            picture.pace = pace_of(sale, room) if told else under_terms(picture.pace, sale)
             picture.room = room
         now_ms = self._clock.now_ms()
         state, sold_out = state_at(sale, now_ms), self.available(sale) <= 0

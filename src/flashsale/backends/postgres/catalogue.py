@@ -44,7 +44,7 @@ NOT_THE_WHOLE_LEDGER = Refused(
 async def alter(
     clock: Clock, change: SaleChange, announced: Announced, trace_id: str | None, db: Connection
 ) -> Altered:
-    """Decides and stores a change, under the catalogue's lock and those of the sale's products."""
+    """Decides and stores a change, under the catalogue's lock and those of the sale's products and room."""
     sale_id = sale_id_of(change)
     await db.execute(SQL["lock_catalogue"])
     if isinstance(change, CreateSale | EditSale) and not await pass_fence(db, announced.turn):
@@ -54,6 +54,7 @@ async def alter(
     if isinstance(change, CreateSale | EditSale):
         skus |= change.draft.units.keys()
     await rows.lock(db, {(sale_id, sku_id) for sku_id in skus})
+    await rooms.lock(db, sale_id)  # last: whoever joins or draws holds no other lock
     return await _altered(db, change, announced, trace_id, clock.hear(await db.fetchval(SQL["now"])))
 
 

@@ -93,7 +93,7 @@ async def join(clock: Clock, sale_id: str, wanted: Sequence[Joining], db: Connec
 
 
 async def leave(sale_id: str, number: int, db: Connection) -> Altered:
-    await db.fetch(SQL["lock_room"], sale_id)
+    await lock(db, sale_id)
     await db.execute(SQL["left"], sale_id, number)
     await db.execute(SQL["give_pass_up"], sale_id, number)
     return Altered(None, changed=True)
@@ -136,6 +136,10 @@ async def _figures(db: Connection, sale_id: str, now_ms: int, active: bool) -> F
 
 async def _tickets(db: Connection, sale_id: str, numbers: Iterable[int]) -> list[Ticket]:
     return [_ticket(row) for row in await db.fetch(SQL["tickets"], sale_id, list(numbers))]
+
+
+async def lock(db: Connection, sale_id: str) -> None:
+    await db.fetch(SQL["lock_room"], sale_id)
 
 
 async def open_room(db: Connection, sale: Sale) -> None:
