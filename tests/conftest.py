@@ -1,12 +1,14 @@
-"""What the closing summary of a run has to say, also when the tests were shared between processes (`scripts/test`)."""
+"""What ends with a run, and what its closing summary says, also when several processes shared it (`scripts/test`)."""
 
 from typing import Any
 
 import pytest
 from servers.kafka import notes
+from servers.process import stop_all
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    stop_all()
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["notes"] = notes
 

@@ -6,7 +6,6 @@ ends with the test run. Where Java or Maven is missing the contract is asked of 
 and pytest's closing summary says so.
 """
 
-import atexit
 import os
 import secrets
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
-from servers.process import free_ports
+from servers.process import free_ports, stop_at_end
 
 PARTS = Path(__file__).parent / "kafka_jars"
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
@@ -129,7 +128,7 @@ def kafka_servers() -> str:
         )
         return _mock().servers
     server = KafkaServer()
-    atexit.register(server.stop)
+    stop_at_end(server.stop)
     server.start()
     return server.servers
 

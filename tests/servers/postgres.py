@@ -5,7 +5,6 @@ the test run. PostgreSQL refuses to run as root, so root gives it to an ordinary
 """
 
 import asyncio
-import atexit
 import os
 import secrets
 import shutil
@@ -19,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
-from servers.process import free_port, ordinary_user, run_as
+from servers.process import free_port, ordinary_user, run_as, stop_at_end
 
 USERS = ("postgres", "nobody")
 STARTING_SECONDS = 30
@@ -147,7 +146,7 @@ def server_url() -> str:
     if given:
         return given
     server = PostgresServer()
-    atexit.register(server.stop)
+    stop_at_end(server.stop)
     server.start()
     return server.url()
 

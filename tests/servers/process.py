@@ -3,7 +3,7 @@
 import os
 import pwd
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Protocol, TypeVar
 
@@ -36,6 +36,19 @@ def ordinary_user(*names: str) -> pwd.struct_passwd | None:
 def run_as(user: pwd.struct_passwd | None) -> dict[str, object]:
     """What `subprocess` has to be told for it."""
     return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+
+
+_at_end: list[Callable[[], None]] = []
+
+
+def stop_at_end(stop: Callable[[], None]) -> None:
+    """With the run: a process of pytest-xdist ends without what `atexit` has to do."""
+    _at_end.append(stop)
+
+
+def stop_all() -> None:
+    while _at_end:
+        _at_end.pop()()
 
 
 class Startable(Protocol):

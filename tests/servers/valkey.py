@@ -4,7 +4,6 @@ Each server lives in a folder of its own below the temporary one, listens on loo
 test run. Root gives it to an ordinary user.
 """
 
-import atexit
 import os
 import secrets
 import shutil
@@ -20,7 +19,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from servers.process import free_port, ordinary_user, run_as
+from servers.process import free_port, ordinary_user, run_as, stop_at_end
 
 USERS = ("redis", "nobody")
 PROGRAMS = ("valkey-server", "redis-server")
@@ -187,6 +186,6 @@ def server_url() -> str:
     if given:
         return given
     server = ValkeyServer()
-    atexit.register(server.stop)
+    stop_at_end(server.stop)
     server.start()
     return server.url
