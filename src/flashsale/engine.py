@@ -11,9 +11,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from flashsale import composition
+from flashsale.answering import told
 from flashsale.composition import Database, Fatal, Line, Risk, Turns
 from flashsale.core.catalogue import SaleChange
 from flashsale.core.exits import illegal
@@ -188,15 +190,11 @@ class Engine:
     async def reserve(self, visitor: Visitor | str, sku_id: str, quantity: int = 1, key: str | None = None) -> Answer:
         """Holds units for a visitor, or for a user of whom nothing else is known. With a key it can be repeated: the
         same key gets the same reservation."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._reserving.reserve(_visitor(visitor), sku_id, quantity, key, _into(future))
-        return await future
+        return await told(partial(self._reserving.reserve, _visitor(visitor), sku_id, quantity, key))
 
     async def reserve_cart(self, visitor: Visitor | str, items: tuple[Item, ...], key: str | None = None) -> Answer:
         """Holds several products of one sale: all of them or none."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._reserving.reserve_cart(_visitor(visitor), items, key, _into(future))
-        return await future
+        return await told(partial(self._reserving.reserve_cart, _visitor(visitor), items, key))
 
     async def reservation(self, reservation_id: str, user_id: str | None = None) -> Reservation | Refused:
         """A reservation as it stands. With a user, only his own is found."""
@@ -288,16 +286,6 @@ class Engine:
 
 def _visitor(named: Visitor | str) -> Visitor:
     return named if isinstance(named, Visitor) else Visitor(named)
-
-
-def _into(future: asyncio.Future[Answer]) -> Told:
-    """A reply into a future; an outcome that nobody waits for any more is dropped (it is in the ledger)."""
-
-    def reply(outcome: Answer) -> None:
-        if not future.done():
-            future.set_result(outcome)
-
-    return reply
 
 
 def _owned(order: Order | None, field: str, name: str, user_id: str | None) -> Order | Refused:

@@ -6,6 +6,7 @@ are the very functions that the fast lane calls.
 
 from typing import Any
 
+from flashsale.answering import told
 from flashsale.core import challenge
 from flashsale.core.device import HEADER, HEADER_MAX
 from flashsale.core.order import Order
@@ -13,7 +14,7 @@ from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.request import Item
 from flashsale.core.stock import Granted
 from flashsale.edge import schema, views
-from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, buyer, caller, request_key, told
+from flashsale.edge.call import Ask, Audience, Call, Handler, Param, Refusing, buyer, caller, request_key
 from flashsale.edge.hot_routes import HotRoutes
 from flashsale.edge.queued import WAIT_SECONDS_MAX, CartState, ReservationState, wait_seconds
 from flashsale.edge.strict_json import ECHO_MAX
@@ -110,7 +111,7 @@ class Buyer:
         wish = await ask.read(schema.CartBody)
         items, key, wait = _items(wish), request_key(ask, wish.request_key), _wait_seconds(ask)
         visitor = buyer(ask, wish.user_id)
-        refused: Refused | None = await told(lambda tell: self._hot.count_attempt(visitor, items[0].sku_id, tell))
+        refused: Refused | None = await told(lambda reply: self._hot.count_attempt(visitor, items[0].sku_id, reply))
         if refused is not None:
             return refused
         outcome = await self._engine.reserve_cart(visitor, items, key)

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from litestar.types import HTTPReceiveMessage, Receive, Scope
 
+from flashsale.answering import told
 from flashsale.core.limits import Bucket, at_door, inside
 from flashsale.core.refusal import Refusal, Refused, invalid, not_found
 from flashsale.core.visitor import Visitor
@@ -241,18 +242,6 @@ class Ask:
         """For routes without a body: none, or an empty object."""
         if body := await self.body():
             read(body, Nothing)
-
-
-async def told(begin: Callable[[Callable[[T], None]], None]) -> T:
-    """Waits for what a function tells whom it is given. It is dropped when nobody waits for it any more."""
-    future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-    def tell(what: T) -> None:
-        if not future.done():
-            future.set_result(what)
-
-    begin(tell)
-    return await future
 
 
 class Nothing(msgspec.Struct, forbid_unknown_fields=True):

@@ -20,10 +20,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import structlog
 
+from flashsale.answering import told
 from flashsale.core.books import Line
 from flashsale.core.dead_letters import TRIES_MAX, attempt_of
 from flashsale.core.letter import DeadLetter, letter_id_of
@@ -206,9 +208,8 @@ class Consuming:
         """A request of a paused sale: it waits in the ledger's queue. Empty when it is there."""
         if each.delivery.origin.topic == LEDGER_QUEUE:
             return []
-        taken_in: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._ledger.enqueue(each.request, lambda there: None if taken_in.done() else taken_in.set_result(there))
-        return [] if await taken_in else [each]
+        taken_in: bool = await told(partial(self._ledger.enqueue, each.request))
+        return [] if taken_in else [each]
 
     async def _bury(self, delivery: Delivery, request: Request | None, error: str, tries: int) -> None:
         origin, message = delivery
