@@ -100,6 +100,17 @@ class World:
         made = await self.it.ledger.change_sale(CreateSale(a_draft(sale, units), "operator"))
         assert isinstance(made, Sale), made
 
+    async def draws(self) -> Process:
+        """A sale that has just started with an entrant, whose root was told a moment ago."""
+        await self.opens(START_MS)
+        process = self.process()
+        await process.rooms.look()
+        await process.join("ann")
+        self.it.clock.at_ms = START_MS
+        for _ in range(3):
+            await process.tick()
+        return process
+
     async def changes(self, terms: RoomTerms, **more: Any) -> None:
         """Other terms for the room of the sale."""
         sale = replace(self.storefront.sales["sale"], waiting_room=replace(terms, **more))
@@ -146,13 +157,7 @@ async def test_whatever_step_a_crash_comes_between_the_draw_is_the_same(world):
 
 
 async def test_the_root_is_told_a_second_before_the_seed(world):
-    await world.opens(START_MS)
-    process = world.process()
-    await process.rooms.look()
-    await process.join("ann")
-    world.it.clock.at_ms = START_MS
-    for _ in range(3):
-        await process.tick()
+    process = await world.draws()
     assert (await world.room()).phase is Phase.ROOTED
     world.it.clock.pass_ms(ROOT_TOLD_MS - 1)
     await process.tick()
@@ -163,18 +168,34 @@ async def test_the_root_is_told_a_second_before_the_seed(world):
 
 
 async def test_the_entrants_of_a_draw_are_forgotten_with_its_sale(world):
-    await world.opens(START_MS)
     await world.opens(sale_id="other")
-    process = world.process()
-    await process.rooms.look()
-    await process.join("ann")
-    world.it.clock.at_ms = START_MS
-    for _ in range(3):
-        await process.tick()
+    process = await world.draws()
     assert list(process.admitting._drawings) == ["sale"]
     await world.it.ledger.change_sale(SwitchSale("sale", Switch.END, "operator"))
     await process.tick()
     assert list(process.admitting._drawings) == []
+    assert list(process.admitting._paces) == ["other"]
+
+
+async def test_whoever_asks_when_he_is_told_to_asks_twice_within_the_grace_time(world):
+    await world.opens(terms=RoomTerms(admit_per_second=0.01, burst=1))
+    process = world.process()
+    hasty = Visiting(world.it.ledger, world.gate, process.rooms, world.it.clock, grace_ms=6_000)
+    await process.tick()
+    tickets = [await process.join(f"user-{number}") for number in range(100)]
+    assert (await process.ask(tickets[-1])).poll_after_seconds == 15
+    assert (await hasty.ask("sale", tickets[-1], None)).poll_after_seconds == 3
+
+
+async def test_where_no_gate_is_shared_no_signs_of_life_are_gathered(world):
+    await world.opens()
+    process = world.process()
+    alone = Visiting(world.it.ledger, None, process.rooms, world.it.clock, GRACE_MS)
+    await process.tick()
+    seen = await alone.join("sale", "ann")
+    await alone.ask("sale", seen.ticket, None)
+    assert not alone._signs
+    assert not alone._back
 
 
 # Turns

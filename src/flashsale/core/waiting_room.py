@@ -260,10 +260,11 @@ def limits_active(sale: Sale) -> bool:
 
 def overdrawn(sale: Sale, room: Room, now_ms: int) -> bool:
     """Whether more is owed to the bucket than its terms can make anybody owe: they were slower before."""
-    terms = sale.waiting_room
-    if terms is None:
-        return False
-    return room.full_at_us - at_us(now_ms) > rate_limit.pace_of(terms.admit_per_second, terms.burst).room
+    return sale.waiting_room is not None and room.full_at_us > _full_at_us_max(sale.waiting_room, now_ms)
+
+
+def _full_at_us_max(terms: RoomTerms, now_ms: int) -> float:
+    return at_us(now_ms) + rate_limit.pace_of(terms.admit_per_second, terms.burst).room
 
 
 def _bucket(room: Room, terms: RoomTerms, now_ms: int, cost: int) -> tuple[float, int]:
@@ -320,11 +321,11 @@ def admit(
     """
     if figures.available <= 0 and state_at(sale, now_ms) is SaleState.ACTIVE:
         room.sold_out = True
-    if sale.waiting_room is not None and overdrawn(sale, room, now_ms):
-        room.full_at_us = _bucket(room, sale.waiting_room, now_ms, cost=0)[0]
-    terms, left = sale.waiting_room, allowance(sale, room, figures, now_ms)
     admitted: list[Ticket] = []
     passed_over = 0
+    terms, left = sale.waiting_room, allowance(sale, room, figures, now_ms)
+    if terms is not None:
+        room.full_at_us = min(room.full_at_us, _full_at_us_max(terms, now_ms))
     if terms is None or not left:
         return Turned(admitted, passed_over)
     until_ms = now_ms + terms.pass_seconds * 1000

@@ -142,7 +142,7 @@ class WaitingRoom:
             while isinstance(told, Seen) and not self._over(told, until):
                 await asyncio.sleep(STREAM_REST_SECONDS)
                 told = await self._visiting.ask(sale_id, ticket, user_id, STREAM_TELL_SECONDS)
-                yield _event(told if isinstance(told, Seen) else closed(seen))
+                yield _event(told if isinstance(told, Seen) else closed(ticket))
         finally:
             self._streams -= 1
 

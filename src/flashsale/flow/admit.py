@@ -12,6 +12,7 @@ nobody is let in: it would be unfair to those whose signs cannot be heard.
 
 import asyncio
 from array import array
+from typing import Any
 
 import msgspec
 import structlog
@@ -87,17 +88,21 @@ class Admitting:
             self._paces.clear()
             self._drawings.clear()
             return
-        for gone in self._drawings.keys() - self._rooms.pictures.keys():
-            del self._drawings[gone]
+        self._forget_the_closed()
         rooms = [self._room(sale_id, picture) for sale_id, picture in self._rooms.pictures.items()]
         for trouble in await asyncio.gather(*rooms, return_exceptions=True):
             if trouble is not None:
                 raise trouble
 
+    def _forget_the_closed(self) -> None:
+        known: dict[str, Any]
+        for known in (self._drawings, self._paces, self._done):
+            for sale_id in known.keys() - self._rooms.pictures.keys():
+                del known[sale_id]
+
     async def _room(self, sale_id: str, picture: Picture) -> None:
         sale = self._rooms.sale(sale_id)
         if sale is None or state_at(sale, self._clock.now_ms()) not in (SaleState.ACTIVE, SaleState.PAUSED):
-            self._drawings.pop(sale_id, None)
             return
         if picture.room.phase is not Phase.DRAWN:
             await self._draw(sale, picture)

@@ -108,7 +108,7 @@ class Visiting:
         if settled or wait_seconds <= 0 or picture is None or self.leaving:
             return seen
         await picture.hold(picture.place_of(number), wait_seconds, seen.standing is Standing.SOLD_OUT)
-        return await self._see(sale_id, number) or closed(seen)
+        return await self._see(sale_id, number) or closed(ticket)
 
     async def leave(self, sale_id: str, ticket: str, user_id: str | None) -> Refused | None:
         number = self._number(sale_id, ticket, user_id)
@@ -193,7 +193,7 @@ class Visiting:
         if sale is None or found is None:
             return None
         if sale.waiting_room is None:  # it was switched off: whoever waited may buy without it
-            return Seen(self._text_of(found[1]), Standing.CLOSED, None, None, POLL_MAX_SECONDS)
+            return closed(self._text_of(found[1]))
         self._hear(sale_id, number)
         return await self._seen(sale, *found)
 
@@ -256,6 +256,6 @@ class Visiting:
         return [(room, known[number]) if room is not None and number in known else None for number in numbers]
 
 
-def closed(seen: Seen) -> Seen:
-    """The same, when there is nothing to wait for any more."""
-    return Seen(seen.ticket, Standing.CLOSED, None, None, POLL_MAX_SECONDS)
+def closed(ticket: str) -> Seen:
+    """There is nothing to wait for any more."""
+    return Seen(ticket, Standing.CLOSED, None, None, POLL_MAX_SECONDS)
