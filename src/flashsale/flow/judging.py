@@ -134,27 +134,27 @@ class Judging:
 
     def _facts_here(self, visitor: Visitor, sale: Sale, now_ms: int) -> Facts:
         """What this process knows."""
-        velocity, user = self._velocity, self._velocity.user(visitor.user_id)
-        tier = self._limiting.tier_of(visitor.user_id, visitor.tier)
+        user_id, user = visitor.user_id, self._velocity.user(visitor.user_id)
+        tier = self._limiting.tier_of(user_id, visitor.tier)
         over = beyond = False
         if tier is None:
             over, beyond = user.tries(self._usual, self._beyond, at_us(now_ms))
-        unpaid, on_address, address_unpaid, on_device = velocity.count(user.unpaid, now_ms), 0, 0, 0
-        if (network := network_of(visitor.address)) is not None:
-            place = velocity.place(network)
-            place.accounts = velocity.see(place.accounts, visitor.user_id, now_ms)
-            on_address = velocity.count(place.accounts, now_ms)
-            address_unpaid = velocity.count(place.unpaid, now_ms)
-        if (device := mark_of(visitor.device)) is not None:
-            place = velocity.place(device)
-            place.accounts = velocity.see(place.accounts, visitor.user_id, now_ms)
-            on_device = velocity.count(place.accounts, now_ms)
-            unpaid = max(unpaid, velocity.count(place.unpaid, now_ms))
+        on_address, address_unpaid = self._at(network_of(visitor.address), user_id, now_ms)
+        on_device, device_unpaid = self._at(mark_of(visitor.device), user_id, now_ms)
+        unpaid = max(self._velocity.count(user.unpaid, now_ms), device_unpaid)
         wanted = sale.require_device
         return Facts(
             over, beyond, wanted, completeness(visitor.device) if wanted else 0.0, self._is_new(visitor, now_ms),
-            tier, on_address, on_device, self._early_here(user, visitor.user_id, sale, now_ms), unpaid, address_unpaid,
+            tier, on_address, on_device, self._early_here(user, user_id, sale, now_ms), unpaid, address_unpaid,
         )  # fmt: skip
+
+    def _at(self, mark: str | None, user_id: str, now_ms: int) -> tuple[int, int]:
+        """How many accounts this place has had, with this one, and how many unpaid reservations."""
+        if mark is None:
+            return 0, 0
+        velocity, place = self._velocity, self._velocity.place(mark)
+        place.accounts = velocity.see(place.accounts, user_id, now_ms)
+        return velocity.count(place.accounts, now_ms), velocity.count(place.unpaid, now_ms)
 
     def _is_new(self, visitor: Visitor, now_ms: int) -> bool:
         return visitor.known_since_ms is not None and now_ms - visitor.known_since_ms < self._new_for_ms
@@ -307,8 +307,7 @@ class Judging:
             for place in places:
                 place.unpaid = velocity.see(place.unpaid, reservation_id, now_ms)
         if self._gate is not None:
-            groups = [_unpaid_of(user_id), *map(_unpaid_at, marks)]
-            self._telling.add(*[_about(group, each) for group in groups for each in held])
+            self._telling.add(*[_about(group, each) for group in _unpaid(user_id, marks) for each in held])
 
     def paid(self, user_id: str, reservation_ids: Sequence[str]) -> None:
         """They count no more. From which device and address they came is known where they were reserved."""
@@ -320,8 +319,7 @@ class Judging:
             for place in map(self._velocity.place, marks):
                 place.unpaid = without_member(place.unpaid, reservation_id)
             if self._gate is not None:
-                groups = [_unpaid_of(user_id), *map(_unpaid_at, marks)]
-                self._telling.add(*[_about(group, reservation_id, How.GONE) for group in groups])
+                self._telling.add(*[_about(group, reservation_id, How.GONE) for group in _unpaid(user_id, marks)])
 
     async def _tell(self, sightings: list[Sighting]) -> None:
         assert self._gate is not None
@@ -357,6 +355,10 @@ def _unpaid_of(user_id: str) -> str:
 def _unpaid_at(mark: str) -> str:
     """An address or a device. A user may have a name like theirs."""
     return f"unpaid:{mark}"
+
+
+def _unpaid(user_id: str, marks: Sequence[str]) -> list[str]:
+    return [_unpaid_of(user_id), *map(_unpaid_at, marks)]
 
 
 def _about(group: str, member: str, how: How = How.SEEN) -> Sighting:
