@@ -440,6 +440,16 @@ async def test_a_receipt_says_who_came_when_and_is_signed(shop):
     assert first.ticket_hash == ticket_hash(early["ticket"]).hex() == drawn["hashes"][0]
 
 
+async def test_a_page_of_a_draw_begins_where_a_page_begins(shop):
+    await shop.open(startsAt=in_seconds(0.5))
+    await shop.ticket("alice")
+    await shop.ticket("bob")
+    await until_drawn(shop)
+    assert (await shop.ask("GET", "sales/S1/draw?after=0")).status_code == 200
+    for after in (1, 2):
+        assert list(faults(await shop.ask("GET", f"sales/S1/draw?after={after}"))) == ["after"]
+
+
 async def test_a_draw_nobody_came_to_shows_its_seed_all_the_same(shop):
     await shop.open(startsAt=LONG_AGO)
     await until_drawn(shop)

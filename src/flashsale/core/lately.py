@@ -3,8 +3,7 @@
 Two dictionaries, a new one and an old one. Whatever is set goes into the new one; when that holds half of what there
 may be, it becomes the old one, and what was in the old one and was not set since is forgotten at once. So the latest
 half is always known, and never more than all. An ordered map would know exactly what was not used for longest, and
-pays for it at each use: a linked list through all of memory. Accepted reservations with limits on were 0.91 of those
-without, and are 0.96 (`scripts/bench admission`).
+pays for it at each use: a linked list through all of memory.
 """
 
 from collections.abc import Callable

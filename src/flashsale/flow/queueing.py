@@ -31,7 +31,6 @@ from flashsale.ports import Answer, Backlog, Clock, Gate, GateAway, LedgerUnavai
 
 Told = Callable[[Answer], None]
 
-
 WAITING_MAX = 20_000
 """Requests on their way into the queue; beyond that the answer is 503."""
 TOGETHER_MAX = 512

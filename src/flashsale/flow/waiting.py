@@ -19,7 +19,6 @@ LOOK_MAX = 250
 WAITING_MAX = 20_000
 """Buyers who hold the line; those beyond are told at once that their request is pending."""
 
-
 Told = Callable[[list[Reservation]], None]
 """Gets the rows of the request, in the order of its ids; none while it is not decided."""
 
