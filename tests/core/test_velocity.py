@@ -12,13 +12,14 @@ WINDOW_MS = 60_000
 
 @given(st.lists(st.tuples(st.integers(0, 80), st.integers(0, 70_000)), max_size=150))
 def test_a_record_counts_as_a_group_does(steps):
-    velocity, groups, known, now_ms = Velocity(1_000, WINDOW_MS), Groups(1_000), None, 0
+    velocity, groups, now_ms = Velocity(1_000, WINDOW_MS), Groups(1_000), 0
+    place = velocity.place("place")
     for member, passes_ms in steps:
         now_ms += passes_ms
-        known = velocity.see(known, f"user-{member}", now_ms)
+        velocity.enter("place", f"user-{member}", now_ms)
         groups.see("place", f"user-{member}", WINDOW_MS, now_ms)
-        assert velocity.count(known, now_ms) == groups.ask("place", WINDOW_MS, now_ms) <= MEMBERS_MAX
-    assert velocity.count(known, now_ms + WINDOW_MS) == 0
+        assert velocity.count(place.accounts, now_ms) == groups.ask("place", WINDOW_MS, now_ms) <= MEMBERS_MAX
+    assert velocity.count(place.accounts, now_ms + WINDOW_MS) == 0
 
 
 def test_attempts_are_counted_as_two_buckets_do_the_second_for_what_the_first_refuses():
@@ -43,9 +44,8 @@ def test_users_and_places_that_were_not_seen_lately_are_forgotten():
 def test_crowded_places_are_forgotten_before_their_crowds_are_more_than_there_may_be():
     velocity, kept = Velocity(1_000, WINDOW_MS), 0
     for number in range(1_000):
-        place = velocity.place(f"192.0.2.{number}")
         for user in range(MEMBERS_MAX):
-            place.accounts = velocity.see(place.accounts, f"user-{user}", 1)
+            velocity.enter(f"192.0.2.{number}", f"user-{user}", 1)
         records = {**velocity._places.old, **velocity._places.new}.values()
         kept = max(kept, sum(size(each.accounts) for each in records))
     assert kept <= 2 * 1_000 + MEMBERS_MAX
@@ -55,8 +55,7 @@ def test_crowds_that_come_once_in_a_while_are_counted_when_they_come():
     velocity, most = Velocity(1_000, WINDOW_MS), 0
     for era in range(60):
         for number in range(100):
-            place = velocity.place(f"192.0.2.{number}")
-            place.accounts = velocity.see(place.accounts, f"user-{era}", 1)
+            velocity.enter(f"192.0.2.{number}", f"user-{era}", 1)
         records = {**velocity._places.old, **velocity._places.new}.values()
         most = max(most, sum(size(each.accounts) for each in records))
     assert most <= 2 * 1_000 + MEMBERS_MAX
@@ -68,6 +67,15 @@ def size(known: Known) -> int:
 
 def test_a_user_with_the_name_of_an_address_is_not_that_address():
     velocity = Velocity(100, WINDOW_MS)
-    user = velocity.user("192.0.2.1")
-    user.unpaid = velocity.see(user.unpaid, "res_1", 1)
+    velocity.hold("192.0.2.1", (), "res_1", 1)
     assert velocity.count(velocity.place("192.0.2.1").unpaid, 1) == 0
+
+
+def test_what_is_paid_counts_no_more_for_whoever_reserved_it_nor_where_he_did():
+    velocity, marks = Velocity(100, WINDOW_MS), ("192.0.2.1", "device")
+    for reservation_id in ("res_1", "res_2", "res_3"):
+        velocity.hold("alice", marks, reservation_id, 1)
+    assert velocity.paid("alice", "res_2") == marks
+    assert velocity.paid("alice", "res_2") == ()
+    for known in (velocity.user("alice").unpaid, *(velocity.place(mark).unpaid for mark in marks)):
+        assert velocity.count(known, 1) == 2

@@ -32,55 +32,63 @@ class Sighting(msgspec.Struct, frozen=True, array_like=True):
             raise ValueError(f"{self}: a window is 1 to {WINDOW_SECONDS_MAX} seconds")
 
 
-Members = dict[str, int]
-"""When each was last seen, in milliseconds; the latest stands last."""
+class Member(msgspec.Struct, frozen=True, gc=False):
+    """Somebody or something that a group has seen. `gc`: nothing in it leads back to it, and there are very many."""
+
+    name: str
+    at_ms: int
+    """When it was last seen."""
+    marks: tuple[str, ...] = ()
+    """Of a reservation: the places it was made from."""
 
 
-def seen(members: Members, member: str, window_ms: int, now_ms: int) -> None:
-    members.pop(member, None)
-    members[member] = now_ms
-    forget_lapsed(members, window_ms, now_ms)
-    if len(members) > MEMBERS_MAX:
-        del members[next(iter(members))]
+Members = dict[str, Member]
+"""By their names; whoever was seen last stands last."""
+Known = Members | Member | None
+"""A group with one member, as most groups are, is that member: a dictionary of its own for every new buyer would be
+three times the memory."""
 
 
-def forget_lapsed(members: Members, window_ms: int, now_ms: int) -> None:
-    before_ms = now_ms - window_ms
-    while members and members[first := next(iter(members))] <= before_ms:
-        del members[first]
-
-
-One = tuple[str, int]
-"""A group with one member, as most groups are. It has no dictionary of its own: every new buyer would leave some of
-them to the garbage collector."""
-
-Known = Members | One | None
-
-
-def with_member(known: Known, member: str, window_ms: int, now_ms: int) -> Members | One:
-    """The group when this member was seen now; a dictionary may be the same one."""
+def with_member(known: Known, member: Member, window_ms: int) -> Members | Member:
+    """The group when this member has just been seen; a dictionary may be the same one."""
     if known is None:
-        return member, now_ms
-    if isinstance(known, tuple):
-        if known[0] == member or known[1] <= now_ms - window_ms:
-            return member, now_ms
-        known = {known[0]: known[1]}
-    seen(known, member, window_ms, now_ms)
+        return member
+    before_ms = member.at_ms - window_ms
+    if isinstance(known, Member):
+        if known.name == member.name or known.at_ms <= before_ms:
+            return member
+        known = {known.name: known}
+    known.pop(member.name, None)
+    known[member.name] = member
+    forget_lapsed(known, before_ms)
+    if len(known) > MEMBERS_MAX:
+        del known[next(iter(known))]
     return known
 
 
-def count_of(known: Members | One, window_ms: int, now_ms: int) -> int:
-    if isinstance(known, tuple):
-        return int(known[1] > now_ms - window_ms)
-    forget_lapsed(known, window_ms, now_ms)
+def forget_lapsed(members: Members, before_ms: int) -> None:
+    while members and members[first := next(iter(members))].at_ms <= before_ms:
+        del members[first]
+
+
+def count_of(known: Members | Member, window_ms: int, now_ms: int) -> int:
+    if isinstance(known, Member):
+        return int(known.at_ms > now_ms - window_ms)
+    forget_lapsed(known, now_ms - window_ms)
     return len(known)
 
 
-def without_member(known: Known, member: str) -> Known:
-    if isinstance(known, tuple):
-        return None if known[0] == member else known
+def member_of(known: Known, name: str) -> Member | None:
+    if isinstance(known, Member):
+        return known if known.name == name else None
+    return None if known is None else known.get(name)
+
+
+def without_member(known: Known, name: str) -> Known:
+    if isinstance(known, Member):
+        return None if known.name == name else known
     if known is not None:
-        known.pop(member, None)
+        known.pop(name, None)
     return known
 
 
@@ -89,7 +97,7 @@ class Groups:
     (`core/lately.py`)."""
 
     def __init__(self, most: int) -> None:
-        self._groups: Lately[Members | One] = Lately(most)
+        self._groups: Lately[Members | Member] = Lately(most)
         self._members = 0
         """Of the new groups."""
 
@@ -106,7 +114,8 @@ class Groups:
         kept = self._groups
         new = kept.new.get(group)
         before = 0 if new is None else _size(new)
-        kept.new[group] = after = with_member(kept.old.get(group) if new is None else new, member, window_ms, now_ms)
+        known = kept.old.get(group) if new is None else new
+        kept.new[group] = after = with_member(known, Member(member, now_ms), window_ms)
         count = _size(after)
         self._members += count - before
         if self._members >= kept.half:
@@ -123,5 +132,5 @@ class Groups:
             self._groups.forget(group)
 
 
-def _size(known: Members | One) -> int:
+def _size(known: Members | Member) -> int:
     return len(known) if isinstance(known, dict) else 1

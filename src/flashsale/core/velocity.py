@@ -9,7 +9,7 @@ import msgspec
 
 from flashsale.core.lately import Lately
 from flashsale.core.rate_limit import Pace, after_one
-from flashsale.core.sighting import Known, Members, One, count_of, with_member
+from flashsale.core.sighting import Known, Member, Members, count_of, member_of, with_member, without_member
 
 
 class User(msgspec.Struct, gc=False):
@@ -53,24 +53,66 @@ class Velocity:
         """Members of records with several, since something was last forgotten."""
 
     def user(self, user_id: str) -> User:
-        user = self._users.new.get(user_id)
+        users = self._users
+        user = users.new.get(user_id)
+        if user is not None:
+            return user
+        user = users.old.get(user_id)
         if user is None:
-            user = self._users.kept(user_id, User)
+            user = User()
+        else:
             self._crowd(members(user.unpaid))
+        users.set(user_id, user)
         return user
 
     def place(self, mark: str) -> Place:
-        place = self._places.new.get(mark)
+        places = self._places
+        place = places.new.get(mark)
+        if place is not None:
+            return place
+        place = places.old.get(mark)
         if place is None:
-            place = self._places.kept(mark, Place)
+            place = Place()
+        else:
             self._crowd(members(place.accounts) + members(place.unpaid))
+        places.set(mark, place)
         return place
 
-    def see(self, known: Known, member: str, now_ms: int) -> Members | One:
+    def enter(self, mark: str, user_id: str, now_ms: int) -> Place:
+        """The place, with this account at it."""
+        place = self.place(mark)
+        place.accounts = self._see(place.accounts, Member(user_id, now_ms))
+        return place
+
+    def hold(self, user_id: str, marks: tuple[str, ...], reservation_id: str, now_ms: int) -> None:
+        """A user has reserved something, from these places."""
+        held = Member(reservation_id, now_ms, marks)
+        user = self.user(user_id)
+        user.unpaid = self._see(user.unpaid, held)
+        for mark in marks:
+            place = self.place(mark)
+            place.unpaid = self._see(place.unpaid, held)
+
+    def paid(self, user_id: str, reservation_id: str) -> tuple[str, ...]:
+        """It counts no more. From which places it was reserved, if that is known."""
+        user = self.user(user_id)
+        held = member_of(user.unpaid, reservation_id)
+        if held is None:
+            return ()
+        user.unpaid = without_member(user.unpaid, reservation_id)
+        for mark in held.marks:
+            place = self.place(mark)
+            place.unpaid = without_member(place.unpaid, reservation_id)
+        return held.marks
+
+    def _see(self, known: Known, member: Member) -> Members | Member:
         """With this member, and without those that have not been seen for the window."""
+        if known is None:
+            return member
         before = members(known)
-        after = with_member(known, member, self._window_ms, now_ms)
-        self._crowd(members(after) - before)
+        after = with_member(known, member, self._window_ms)
+        if after is not member:
+            self._crowd(members(after) - before)
         return after
 
     def _crowd(self, more: int) -> None:

@@ -23,14 +23,13 @@ from flashsale.answering import tell
 from flashsale.core import challenge
 from flashsale.core.challenge import Challenge, Hardness, Link, bound_to, hardness_of, required
 from flashsale.core.device import completeness, mark_of
-from flashsale.core.lately import Lately
 from flashsale.core.limits import networks
 from flashsale.core.rate_limit import Allowance, Buckets, Draft, Pace, at_us, pace_of
 from flashsale.core.refusal import Refusal, Refused, first_said
 from flashsale.core.reservation import Reservation, Status
 from flashsale.core.risk import Decision, Facts, Judged, RiskTerms, Verdict, hold_seconds, judge, told_of
 from flashsale.core.sale import Sale
-from flashsale.core.sighting import Groups, How, Sighting, without_member
+from flashsale.core.sighting import Groups, How, Sighting
 from flashsale.core.stock import Attempt
 from flashsale.core.thresholds import risk_terms_of
 from flashsale.core.velocity import User, Velocity
@@ -47,8 +46,6 @@ EARLY_SECONDS = 60
 EARLY_MS = EARLY_SECONDS * 1000
 VERDICTS_MAX = 10_000
 """Most people are alike: what was made of the same facts before is remembered."""
-HOLDS_MAX = 100_000
-"""Reservations of which it is remembered from which device and address they came, until they are paid."""
 
 log = structlog.get_logger("flashsale.risk")
 
@@ -103,7 +100,6 @@ class Judging:
         self._asking = Gathering(self._ask, TOGETHER_MAX)
         self._telling = Gathering(self._tell, TOGETHER_MAX)
         self._burning = Gathering(self._burn, TOGETHER_MAX)
-        self._holds: Lately[list[str]] = Lately(2 * HOLDS_MAX)
         self._numbers = count()
         self._verdicts: dict[Facts, Judged] = {}
         self._heard: object = None
@@ -152,9 +148,8 @@ class Judging:
         """How many accounts this place has had, with this one, and how many unpaid reservations."""
         if mark is None:
             return 0, 0
-        velocity, place = self._velocity, self._velocity.place(mark)
-        place.accounts = velocity.see(place.accounts, user_id, now_ms)
-        return velocity.count(place.accounts, now_ms), velocity.count(place.unpaid, now_ms)
+        place = self._velocity.enter(mark, user_id, now_ms)
+        return self._velocity.count(place.accounts, now_ms), self._velocity.count(place.unpaid, now_ms)
 
     def _is_new(self, visitor: Visitor, now_ms: int) -> bool:
         return visitor.known_since_ms is not None and now_ms - visitor.known_since_ms < self._new_for_ms
@@ -297,27 +292,18 @@ class Judging:
 
     def granted(self, visitor: Visitor, reservations: Sequence[Reservation]) -> None:
         """These were reserved just now: until they are paid they count against user, device and address."""
-        user_id, velocity, now_ms = visitor.user_id, self._velocity, self._clock.now_ms()
-        marks = [mark for mark in (network_of(visitor.address), mark_of(visitor.device)) if mark is not None]
-        user, places = velocity.user(user_id), [velocity.place(mark) for mark in marks]
+        user_id, now_ms = visitor.user_id, self._clock.now_ms()
+        marks = tuple(mark for mark in (network_of(visitor.address), mark_of(visitor.device)) if mark is not None)
         held = [each.reservation_id for each in reservations if each.status is Status.RESERVED]
         for reservation_id in held:
-            self._holds.set(reservation_id, marks)
-            user.unpaid = velocity.see(user.unpaid, reservation_id, now_ms)
-            for place in places:
-                place.unpaid = velocity.see(place.unpaid, reservation_id, now_ms)
+            self._velocity.hold(user_id, marks, reservation_id, now_ms)
         if self._gate is not None:
             self._telling.add(*[_about(group, each) for group in _unpaid(user_id, marks) for each in held])
 
     def paid(self, user_id: str, reservation_ids: Sequence[str]) -> None:
         """They count no more. From which device and address they came is known where they were reserved."""
-        user = self._velocity.user(user_id)
         for reservation_id in reservation_ids:
-            marks = self._holds.get(reservation_id) or ()
-            self._holds.forget(reservation_id)
-            user.unpaid = without_member(user.unpaid, reservation_id)
-            for place in map(self._velocity.place, marks):
-                place.unpaid = without_member(place.unpaid, reservation_id)
+            marks = self._velocity.paid(user_id, reservation_id)
             if self._gate is not None:
                 self._telling.add(*[_about(group, reservation_id, How.GONE) for group in _unpaid(user_id, marks)])
 
@@ -357,7 +343,7 @@ def _unpaid_at(mark: str) -> str:
     return f"unpaid:{mark}"
 
 
-def _unpaid(user_id: str, marks: Sequence[str]) -> list[str]:
+def _unpaid(user_id: str, marks: tuple[str, ...]) -> list[str]:
     return [_unpaid_of(user_id), *map(_unpaid_at, marks)]
 
 
