@@ -16,9 +16,11 @@ worth more, and has sixteen.
 
 import re
 from enum import Enum
+from functools import lru_cache
 from hashlib import blake2b
 from hmac import compare_digest
-from typing import NamedTuple
+
+import msgspec
 
 NUMBER_MAX = 16**10 - 1
 UNTIL_MS_MAX = 16**12 - 1
@@ -27,7 +29,7 @@ _PASS_BODY = len("pass_") + 10 + 12
 _PASS = _PASS_BODY + 32
 
 
-class Pass(NamedTuple):
+class Pass(msgspec.Struct, frozen=True, gc=False):
     number: int
     """Of the ticket that was admitted."""
     until_ms: int
@@ -96,5 +98,12 @@ def read_pass(secret: bytes, sale_id: str, user_id: str, text: str, now_ms: int)
 
 
 def _pass_seal(secret: bytes, body: str, sale_id: str, user_id: str) -> str:
-    words = f"{body}{sale_id}\0{user_id}".encode()
-    return blake2b(words, digest_size=16, key=secret, person=b"pass").hexdigest()
+    seal = _pass_sealer(secret).copy()
+    seal.update(f"{body}{sale_id}\0{user_id}".encode())
+    return seal.hexdigest()
+
+
+@lru_cache(maxsize=8)
+def _pass_sealer(secret: bytes) -> blake2b:
+    """There is one secret: to take the key in is half of the work."""
+    return blake2b(digest_size=16, key=secret, person=b"pass")

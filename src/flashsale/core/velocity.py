@@ -78,11 +78,11 @@ class Velocity:
         places.set(mark, place)
         return place
 
-    def enter(self, mark: str, user_id: str, now_ms: int) -> Place:
-        """The place, with this account at it."""
+    def enter(self, mark: str, user_id: str, now_ms: int) -> tuple[int, int]:
+        """An account is at a place. How many have been there lately, and how many of its reservations are unpaid."""
         place = self.place(mark)
-        place.accounts = self._see(place.accounts, Member(user_id, now_ms))
-        return place
+        accounts = place.accounts = self._see(place.accounts, Member(user_id, now_ms))
+        return len(accounts) if isinstance(accounts, dict) else 1, self.count(place.unpaid, now_ms)
 
     def hold(self, user_id: str, marks: tuple[str, ...], reservation_id: str, now_ms: int) -> None:
         """A user has reserved something, from these places."""

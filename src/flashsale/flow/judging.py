@@ -135,21 +135,18 @@ class Judging:
         over = beyond = False
         if tier is None:
             over, beyond = user.tries(self._usual, self._beyond, at_us(now_ms))
-        on_address, address_unpaid = self._at(network_of(visitor.address), user_id, now_ms)
-        on_device, device_unpaid = self._at(mark_of(visitor.device), user_id, now_ms)
-        unpaid = max(self._velocity.count(user.unpaid, now_ms), device_unpaid)
+        unpaid = self._velocity.count(user.unpaid, now_ms)
+        on_address = address_unpaid = on_device = 0
+        if (network := network_of(visitor.address)) is not None:
+            on_address, address_unpaid = self._velocity.enter(network, user_id, now_ms)
+        if (device := mark_of(visitor.device)) is not None:
+            on_device, device_unpaid = self._velocity.enter(device, user_id, now_ms)
+            unpaid = max(unpaid, device_unpaid)
         wanted = sale.require_device
         return Facts(
             over, beyond, wanted, completeness(visitor.device) if wanted else 0.0, self._is_new(visitor, now_ms),
             tier, on_address, on_device, self._early_here(user, user_id, sale, now_ms), unpaid, address_unpaid,
         )  # fmt: skip
-
-    def _at(self, mark: str | None, user_id: str, now_ms: int) -> tuple[int, int]:
-        """How many accounts this place has had, with this one, and how many unpaid reservations."""
-        if mark is None:
-            return 0, 0
-        place = self._velocity.enter(mark, user_id, now_ms)
-        return self._velocity.count(place.accounts, now_ms), self._velocity.count(place.unpaid, now_ms)
 
     def _is_new(self, visitor: Visitor, now_ms: int) -> bool:
         return visitor.known_since_ms is not None and now_ms - visitor.known_since_ms < self._new_for_ms
@@ -292,20 +289,23 @@ class Judging:
 
     def granted(self, visitor: Visitor, reservations: Sequence[Reservation]) -> None:
         """These were reserved just now: until they are paid they count against user, device and address."""
-        user_id, now_ms = visitor.user_id, self._clock.now_ms()
-        marks = tuple(mark for mark in (network_of(visitor.address), mark_of(visitor.device)) if mark is not None)
-        held = [each.reservation_id for each in reservations if each.status is Status.RESERVED]
-        for reservation_id in held:
-            self._velocity.hold(user_id, marks, reservation_id, now_ms)
-        if self._gate is not None:
-            self._telling.add(*[_about(group, each) for group in _unpaid(user_id, marks) for each in held])
+        user_id, marks, now_ms = visitor.user_id, marks_of(visitor), self._clock.now_ms()
+        for each in reservations:
+            if each.status is Status.RESERVED:
+                self._velocity.hold(user_id, marks, each.reservation_id, now_ms)
+                self._tell_all(user_id, marks, each.reservation_id, How.SEEN)
 
     def paid(self, user_id: str, reservation_ids: Sequence[str]) -> None:
         """They count no more. From which device and address they came is known where they were reserved."""
         for reservation_id in reservation_ids:
             marks = self._velocity.paid(user_id, reservation_id)
-            if self._gate is not None:
-                self._telling.add(*[_about(group, reservation_id, How.GONE) for group in _unpaid(user_id, marks)])
+            self._tell_all(user_id, marks, reservation_id, How.GONE)
+
+    def _tell_all(self, user_id: str, marks: tuple[str, ...], reservation_id: str, how: How) -> None:
+        """The other processes, where there are any."""
+        if self._gate is not None:
+            groups = (_unpaid_of(user_id), *map(_unpaid_at, marks))
+            self._telling.add(*(_about(group, reservation_id, how) for group in groups))
 
     async def _tell(self, sightings: list[Sighting]) -> None:
         assert self._gate is not None
@@ -343,10 +343,6 @@ def _unpaid_at(mark: str) -> str:
     return f"unpaid:{mark}"
 
 
-def _unpaid(user_id: str, marks: tuple[str, ...]) -> list[str]:
-    return [_unpaid_of(user_id), *map(_unpaid_at, marks)]
-
-
 def _about(group: str, member: str, how: How = How.SEEN) -> Sighting:
     return Sighting(group, member, WINDOW_SECONDS, how)
 
@@ -356,3 +352,11 @@ def network_of(address: str | None) -> str | None:
     if address is None or address.startswith("127.") or address == "::1":
         return None
     return networks(address)[0] if ":" in address else address
+
+
+def marks_of(visitor: Visitor) -> tuple[str, ...]:
+    """By what the places are known that he is at."""
+    network, device = network_of(visitor.address), mark_of(visitor.device)
+    if device is None:
+        return () if network is None else (network,)
+    return (device,) if network is None else (network, device)
