@@ -72,10 +72,39 @@ def test_a_user_with_the_name_of_an_address_is_not_that_address():
 
 
 def test_what_is_paid_counts_no_more_for_whoever_reserved_it_nor_where_he_did():
-    velocity, marks = Velocity(100, WINDOW_MS), ("192.0.2.1", "device")
+    velocity, places = Velocity(100, WINDOW_MS), ("192.0.2.1", "device")
     for reservation_id in ("res_1", "res_2", "res_3"):
-        velocity.hold("alice", marks, reservation_id, 1)
-    assert velocity.paid("alice", "res_2") == marks
+        velocity.hold("alice", places, reservation_id, 1)
+    assert velocity.paid("alice", "res_2") == places
     assert velocity.paid("alice", "res_2") == ()
-    for known in (velocity.user("alice").unpaid, *(velocity.place(mark).unpaid for mark in marks)):
+    for known in (velocity.user("alice").unpaid, *(velocity.place(mark).unpaid for mark in places)):
         assert velocity.count(known, 1) == 2
+
+
+def test_what_is_paid_is_known_however_many_came_meanwhile_and_got_nothing():
+    velocity = Velocity(100, WINDOW_MS)
+    velocity.hold("alice", ("192.0.2.1",), "res_1", 1)
+    for number in range(1_000):
+        velocity.user(f"user-{number}")
+        velocity.enter("192.0.2.1", "bob", 1)
+    assert velocity.count(velocity.place("192.0.2.1").unpaid, 1) == 1
+    assert velocity.paid("alice", "res_1") == ("192.0.2.1",)
+    assert velocity.count(velocity.place("192.0.2.1").unpaid, 1) == 0
+
+
+def test_what_is_paid_counts_no_more_where_its_user_has_reserved_more_than_is_counted():
+    velocity = Velocity(1_000, WINDOW_MS)
+    for number in range(MEMBERS_MAX + 2):
+        velocity.hold("alice", (f"192.0.2.{number}",), f"res_{number}", 1)
+    for number in range(MEMBERS_MAX + 2):
+        velocity.paid("alice", f"res_{number}")
+        assert velocity.count(velocity.place(f"192.0.2.{number}").unpaid, 1) == 0
+
+
+def test_a_record_that_was_just_made_is_not_forgotten_with_the_old_ones():
+    """Users, places and crowds fill up at the same time: each would make room by itself."""
+    velocity = Velocity(1_000, WINDOW_MS)
+    for number in range(5_000):
+        velocity.user(f"user-{number}").early_ms = number
+        velocity.enter(f"192.0.2.{number // 2}", f"user-{number}", 1)
+        assert velocity.user(f"user-{max(0, number - 249)}").early_ms == max(0, number - 249)

@@ -33,6 +33,7 @@ SOAK = bool(os.environ.get("FLASHSALE_SOAK"))
 ROUNDS = 20 if SOAK else 2
 AWAY_SECONDS = 3.0
 FIRST_AWAY_SECONDS = 60.0 if SOAK else AWAY_SECONDS
+NEXT_CROWD_SECONDS = 120.0
 ARRIVING_SECONDS = 30.0
 
 Told = Sequence[Published]
@@ -75,7 +76,7 @@ class Blows:
 
     async def _start_later(self, scenario: Scenario, gone: str) -> None:
         awaited = min(len(scenario.crowds) + 1, scenario.rounds)
-        await until(lambda: len(scenario.crowds) >= awaited)
+        await until(lambda: len(scenario.crowds) >= awaited, NEXT_CROWD_SECONDS)
         await asyncio.sleep(AWAY_SECONDS if self.away else FIRST_AWAY_SECONDS)
         self.ready.append(await scenario.server.ready())
         self.away.append((gone, now()))
@@ -115,12 +116,12 @@ def until_arrived(servers: str, happened: Told) -> Told:
     """All events of this sale, once each of them is there or no more are waited for."""
     sale_id = happened[0].body["saleId"]
     awaited = {event.id for event in happened}
-    until = time.monotonic() + ARRIVING_SECONDS
+    give_up_at = time.monotonic() + ARRIVING_SECONDS
     with Topics(servers, *Topic) as topics:
         while True:
             read = [msgspec.json.decode(value, type=Published) for key in topics.read_all().values() for value in key]
             arrived = [event for event in read if event.body["saleId"] == sale_id]
-            if awaited <= {event.id for event in arrived} or time.monotonic() > until:
+            if awaited <= {event.id for event in arrived} or time.monotonic() > give_up_at:
                 return arrived
 
 

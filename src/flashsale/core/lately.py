@@ -6,7 +6,6 @@ half is always known, and never more than all. An ordered map would know exactly
 pays for it at each use: a linked list through all of memory.
 """
 
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
@@ -26,14 +25,6 @@ class Lately(Generic[V]):
     def get(self, name: str) -> V | None:
         value = self.new.get(name)
         return self.old.get(name) if value is None else value
-
-    def kept(self, name: str, make: Callable[[], V]) -> V:
-        """What is known of it, else what is made now; either counts as set."""
-        value = self.new.get(name)
-        if value is None:
-            value = self.old.get(name) or make()
-            self.set(name, value)
-        return value
 
     def set(self, name: str, value: V) -> None:
         self.new[name] = value

@@ -38,8 +38,6 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     name: str
     at_ms: int
     """When it was last seen."""
-    marks: tuple[str, ...] = ()
-    """Of a reservation: the places it was made from."""
 
 
 Members = dict[str, Member]
@@ -76,12 +74,6 @@ def count_of(known: Members | Member, window_ms: int, now_ms: int) -> int:
         return int(known.at_ms > now_ms - window_ms)
     forget_lapsed(known, now_ms - window_ms)
     return len(known)
-
-
-def member_of(known: Known, name: str) -> Member | None:
-    if isinstance(known, Member):
-        return known if known.name == name else None
-    return None if known is None else known.get(name)
 
 
 def without_member(known: Known, name: str) -> Known:

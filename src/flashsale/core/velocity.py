@@ -5,11 +5,13 @@ and what is not known of him costs no look of its own. `core/sighting.py` counts
 all processes share.
 """
 
+from typing import TypeVar
+
 import msgspec
 
 from flashsale.core.lately import Lately
 from flashsale.core.rate_limit import Pace, after_one
-from flashsale.core.sighting import Known, Member, Members, count_of, member_of, with_member, without_member
+from flashsale.core.sighting import Known, Member, Members, count_of, with_member, without_member
 
 
 class User(msgspec.Struct, gc=False):
@@ -21,6 +23,10 @@ class User(msgspec.Struct, gc=False):
     early_ms: int = 0
     """When he last tried before a start."""
     unpaid: Known = None
+
+    @property
+    def members(self) -> int:
+        return members(self.unpaid)
 
     def tries(self, usual: Pace, beyond: Pace, now_us: float) -> tuple[bool, bool]:
         """One more attempt: whether it is more than usual, and more than what is allowed beyond that."""
@@ -40,43 +46,43 @@ class Place(msgspec.Struct, gc=False):
     accounts: Known = None
     unpaid: Known = None
 
+    @property
+    def members(self) -> int:
+        return members(self.accounts) + members(self.unpaid)
+
+
+R = TypeVar("R", User, Place)
+
 
 class Velocity:
-    """`most` users and as many places at most, and as many members of crowded records: those that were not seen lately
-    are forgotten. A member counts for `window_ms`."""
+    """`most` users and as many places at most, as many members of crowded records, and as many reservations: those that
+    were not seen lately are forgotten. A member counts for `window_ms`."""
 
     def __init__(self, most: int, window_ms: int) -> None:
         self._users: Lately[User] = Lately(most)
         self._places: Lately[Place] = Lately(most)
+        self._holds: Lately[tuple[str, ...]] = Lately(most)
+        """From which places each reservation was made. Kept apart: whoever comes and gets nothing pushes none of them
+        out before it is paid."""
         self._window_ms = window_ms
         self._crowded = 0
         """Members of records with several, since something was last forgotten."""
 
     def user(self, user_id: str) -> User:
-        users = self._users
-        user = users.new.get(user_id)
-        if user is not None:
-            return user
-        user = users.old.get(user_id)
-        if user is None:
-            user = User()
-        else:
-            self._crowd(members(user.unpaid))
-        users.set(user_id, user)
-        return user
+        user = self._users.new.get(user_id)
+        return self._kept(self._users, user_id, User) if user is None else user
 
     def place(self, mark: str) -> Place:
-        places = self._places
-        place = places.new.get(mark)
-        if place is not None:
-            return place
-        place = places.old.get(mark)
-        if place is None:
-            place = Place()
-        else:
-            self._crowd(members(place.accounts) + members(place.unpaid))
-        places.set(mark, place)
-        return place
+        place = self._places.new.get(mark)
+        return self._kept(self._places, mark, Place) if place is None else place
+
+    def _kept(self, records: Lately[R], name: str, make: type[R]) -> R:
+        """What is known of it, else what is made now; either counts as seen."""
+        record = records.old.get(name)
+        more = 0 if record is None else record.members
+        record = records.new[name] = make() if record is None else record
+        self._grow(more)
+        return record
 
     def enter(self, mark: str, user_id: str, now_ms: int) -> tuple[int, int]:
         """An account is at a place. How many have been there lately, and how many of its reservations are unpaid."""
@@ -84,26 +90,24 @@ class Velocity:
         accounts = place.accounts = self._see(place.accounts, Member(user_id, now_ms))
         return len(accounts) if isinstance(accounts, dict) else 1, self.count(place.unpaid, now_ms)
 
-    def hold(self, user_id: str, marks: tuple[str, ...], reservation_id: str, now_ms: int) -> None:
+    def hold(self, user_id: str, places: tuple[str, ...], reservation_id: str, now_ms: int) -> None:
         """A user has reserved something, from these places."""
-        held = Member(reservation_id, now_ms, marks)
-        user = self.user(user_id)
+        self._holds.set(reservation_id, places)
+        held, user = Member(reservation_id, now_ms), self.user(user_id)
         user.unpaid = self._see(user.unpaid, held)
-        for mark in marks:
+        for mark in places:
             place = self.place(mark)
             place.unpaid = self._see(place.unpaid, held)
 
     def paid(self, user_id: str, reservation_id: str) -> tuple[str, ...]:
         """It counts no more. From which places it was reserved, if that is known."""
+        places = self._holds.get(reservation_id) or ()
+        self._holds.forget(reservation_id)
         user = self.user(user_id)
-        held = member_of(user.unpaid, reservation_id)
-        if held is None:
-            return ()
         user.unpaid = without_member(user.unpaid, reservation_id)
-        for mark in held.marks:
-            place = self.place(mark)
+        for place in map(self.place, places):
             place.unpaid = without_member(place.unpaid, reservation_id)
-        return held.marks
+        return places
 
     def _see(self, known: Known, member: Member) -> Members | Member:
         """With this member, and without those that have not been seen for the window."""
@@ -112,15 +116,15 @@ class Velocity:
         before = members(known)
         after = with_member(known, member, self._window_ms)
         if after is not member:
-            self._crowd(members(after) - before)
+            self._grow(members(after) - before)
         return after
 
-    def _crowd(self, more: int) -> None:
-        """Counts also those whom a record brings along that was almost forgotten."""
-        if not more:
-            return
+    def _grow(self, more: int) -> None:
+        """There are so many more members, maybe of a record that was almost forgotten. What is old goes all at once:
+        what was seen lately is known until half of what there may be has come after it."""
         self._crowded += more
-        if self._crowded >= self._users.half:
+        half = self._users.half
+        if self._crowded >= half or len(self._users.new) >= half or len(self._places.new) >= half:
             self._users.age()
             self._places.age()
             self._crowded = 0

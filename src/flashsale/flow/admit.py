@@ -85,16 +85,16 @@ class Admitting:
     async def admit(self) -> None:
         """A tick. Trouble with one room is raised when all others have had their turn."""
         if not self._rooms.pictures or not await self._turn.held():
-            self._paces.clear()
-            self._drawings.clear()
+            for known in (self._drawings, self._paces, self._done):
+                known.clear()
             return
-        self._forget_the_closed()
+        self._forget_the_gone()
         rooms = [self._room(sale_id, picture) for sale_id, picture in self._rooms.pictures.items()]
         for trouble in await asyncio.gather(*rooms, return_exceptions=True):
             if trouble is not None:
                 raise trouble
 
-    def _forget_the_closed(self) -> None:
+    def _forget_the_gone(self) -> None:
         known: dict[str, Any]
         for known in (self._drawings, self._paces, self._done):
             for sale_id in known.keys() - self._rooms.pictures.keys():

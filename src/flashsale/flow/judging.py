@@ -289,22 +289,22 @@ class Judging:
 
     def granted(self, visitor: Visitor, reservations: Sequence[Reservation]) -> None:
         """These were reserved just now: until they are paid they count against user, device and address."""
-        user_id, marks, now_ms = visitor.user_id, marks_of(visitor), self._clock.now_ms()
+        user_id, places, now_ms = visitor.user_id, places_of(visitor), self._clock.now_ms()
         for each in reservations:
             if each.status is Status.RESERVED:
-                self._velocity.hold(user_id, marks, each.reservation_id, now_ms)
-                self._tell_all(user_id, marks, each.reservation_id, How.SEEN)
+                self._velocity.hold(user_id, places, each.reservation_id, now_ms)
+                self._tell_all(user_id, places, each.reservation_id, How.SEEN)
 
     def paid(self, user_id: str, reservation_ids: Sequence[str]) -> None:
         """They count no more. From which device and address they came is known where they were reserved."""
         for reservation_id in reservation_ids:
-            marks = self._velocity.paid(user_id, reservation_id)
-            self._tell_all(user_id, marks, reservation_id, How.GONE)
+            places = self._velocity.paid(user_id, reservation_id)
+            self._tell_all(user_id, places, reservation_id, How.GONE)
 
-    def _tell_all(self, user_id: str, marks: tuple[str, ...], reservation_id: str, how: How) -> None:
+    def _tell_all(self, user_id: str, places: tuple[str, ...], reservation_id: str, how: How) -> None:
         """The other processes, where there are any."""
         if self._gate is not None:
-            groups = (_unpaid_of(user_id), *map(_unpaid_at, marks))
+            groups = (_unpaid_of(user_id), *map(_unpaid_at, places))
             self._telling.add(*(_about(group, reservation_id, how) for group in groups))
 
     async def _tell(self, sightings: list[Sighting]) -> None:
@@ -354,8 +354,8 @@ def network_of(address: str | None) -> str | None:
     return networks(address)[0] if ":" in address else address
 
 
-def marks_of(visitor: Visitor) -> tuple[str, ...]:
-    """By what the places are known that he is at."""
+def places_of(visitor: Visitor) -> tuple[str, ...]:
+    """By what the places are known that he comes from."""
     network, device = network_of(visitor.address), mark_of(visitor.device)
     if device is None:
         return () if network is None else (network,)
