@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Self
 
+import structlog
 from contract.queues import SLICES, KafkaMade
 
 from flashsale.backends.kafka import KafkaDeliveries
@@ -59,8 +60,7 @@ class ConsumerProcess:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("{"):  # the others are its log
-                self._lines.put(line)
+            self._lines.put(line)
 
     def __enter__(self) -> Self:
         return self
@@ -92,4 +92,5 @@ async def decide(deliveries: KafkaDeliveries, released: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # its log would cut a line in two
     asyncio.run(main(*sys.argv[1:]))
