@@ -35,12 +35,15 @@ class Person:
         self.bought = 0
         self.may_buy = asyncio.Event()
         self.may_buy.set()
+        self._asking = asyncio.Lock()
+        """He asks one thing after the other: of two answers nobody can tell which was given first, and whoever asks for
+        a place while he buys gets another one."""
 
     async def visit(self) -> None:
         await self.join()
-        while self.states[-1] != "ADMITTED":
+        while not self.is_admitted:
             await asyncio.sleep(POLL_SECONDS)
-            self.note(await self.hall.told("GET", f"/sales/sale/queue/{self.ticket}", 200))
+            await self.look()
         await self.may_buy.wait()
         body = {"skuId": "PHONE", "userId": self.name, "requestKey": self.name}
         told = await self.hall.told("POST", "/reservations", 201, body, {"X-Flashsale-Pass": self.pass_text})
@@ -51,10 +54,21 @@ class Person:
         (ticket,) = self.tickets
         return ticket
 
+    @property
+    def is_admitted(self) -> bool:
+        return "ADMITTED" in self.states
+
+    async def look(self) -> None:
+        async with self._asking:
+            self.note(await self.hall.told("GET", f"/sales/sale/queue/{self.ticket}", 200))
+
     async def join(self) -> None:
-        told = await self.hall.told("POST", "/sales/sale/queue", 201, {"userId": self.name})
-        self.receipt = told["receipt"]
-        self.note(told)
+        async with self._asking:
+            if self.is_admitted:
+                return
+            told = await self.hall.told("POST", "/sales/sale/queue", 201, {"userId": self.name})
+            self.receipt = told["receipt"]
+            self.note(told)
 
     def note(self, told: dict[str, Any]) -> None:
         self.tickets.add(told["ticket"])
@@ -116,12 +130,12 @@ class Hall:
 
     async def join_again(self) -> None:
         """Those who have a place ask for one once more."""
-        waiting = [person for person in self.people if person.states and person.states[-1] != "ADMITTED"]
+        waiting = [person for person in self.people if person.states and not person.is_admitted]
         await asyncio.gather(*(person.join() for person in self.dice.sample(waiting, min(20, len(waiting)))))
 
     @property
     def admitted(self) -> int:
-        return sum("ADMITTED" in person.states for person in self.people)
+        return sum(person.is_admitted for person in self.people)
 
     async def faults(self) -> list[str]:
         """Everything that should not have happened, in words."""
