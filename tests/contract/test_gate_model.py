@@ -3,7 +3,7 @@
 import asyncio
 
 from contract.gates import Held, fresh, held
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flashsale.core.permits import Permit, Synchronised, Wish
@@ -36,7 +36,12 @@ STEPS = st.one_of(
 )
 
 
+SLOW, REFUSED = Draft("y", 0.3, 2, 2), Draft("x", 0.3, 1, 2)
+SMALLER, AS_BEFORE = Draft("y", 0.3, 1, 0), Draft("y", 0.3, 2, 0)
+
+
 @settings(max_examples=150, deadline=None)
+@example([("together", [[SLOW], [REFUSED, SMALLER]]), ("take", [AS_BEFORE])])
 @given(st.lists(STEPS, max_size=25))
 def test_redis_answers_as_the_rules_do(steps):
     asyncio.run(compare(steps))

@@ -6,6 +6,7 @@ the decimals of its currency, so some requests of the right shape are rightly re
 """
 
 import asyncio
+import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -37,6 +38,10 @@ CHECKS = [
     response_headers_conformance, allow_header_conformance, negative_data_rejection,
 ]  # fmt: skip
 EXAMPLES = 40
+
+
+importlib.import_module("schemathesis.specs.openapi.schemas")
+"""Now, and not when it is first needed: pytest parses it, which Python 3.11 cannot do in two threads at once."""
 
 
 class Thread(threading.Thread):

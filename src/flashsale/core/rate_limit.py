@@ -113,12 +113,18 @@ class Buckets:
         tried = [take(self._known(draft), draft, now_us)[1] for draft in drafts]
         together = all(answer.allowed for answer in tried)
         return [
-            # A bucket that nothing is taken out of is not remembered: a refusal must not push others out.
-            self.take(draft, now_us)
-            if together or not answer.allowed
-            else take(self._known(draft), _look(draft), now_us)[1]
+            self.take(draft, now_us) if together or not answer.allowed else self._look(draft, now_us)
             for draft, answer in zip(drafts, tried, strict=True)
         ]
+
+    def _look(self, draft: Draft, now_us: float) -> Allowance:
+        """Nothing is taken out, and so nothing is remembered: a refusal must not push others out. But what is owed too
+        much is let off."""
+        known = self._known(draft)
+        full_at_us, answer = take(known, Draft(draft.bucket, draft.rate_per_second, draft.burst, 0), now_us)
+        if full_at_us < known:
+            self._full_at_us.set(draft.bucket, full_at_us)
+        return answer
 
     def admits(self, wanted: Sequence[tuple[str, Paced]], now_us: float) -> bool:
         """One out of each of these buckets, each another one; or none out of any. Nobody is told how they stand."""
@@ -143,7 +149,3 @@ class Buckets:
 
     def _known(self, draft: Draft) -> float:
         return self._full_at_us.get(draft.bucket) or 0.0
-
-
-def _look(draft: Draft) -> Draft:
-    return Draft(draft.bucket, draft.rate_per_second, draft.burst, 0)
