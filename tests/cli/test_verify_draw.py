@@ -176,7 +176,7 @@ def fetched(url: str, **query: object) -> dict[str, Any]:
 
 
 def test_a_server_s_draw_is_proven_with_the_receipts_that_it_gave(server, tmp_path):
-    starts_at = datetime.now(UTC) + timedelta(seconds=2)
+    starts_at = datetime.now(UTC) + timedelta(seconds=60)
     product = {"skuId": "DRAWN", "name": "Drawn", "flashSalePrice": 1, "stock": 3}
     room = {"enabled": True, "prequeueSeconds": 60}
     sale = {"id": "drawn", "name": "Drawn", "startsAt": starts_at.isoformat(), "waitingRoom": room}
@@ -188,6 +188,8 @@ def test_a_server_s_draw_is_proven_with_the_receipts_that_it_gave(server, tmp_pa
     url = f"{server.url}/api/v1/sales/drawn/draw"
     earlier = saved(tmp_path / "open.json", json.dumps(fetched(url)))
     assert verify(earlier, "--receipt", receipts, cwd=tmp_path).code == 1
+    started = run("sale", "start", "drawn", "--url", server.url, "--data", server.data, cwd=tmp_path)
+    assert started.code == 0, started.said
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (told := fetched(url))["state"] != "DRAWN":
         assert time.monotonic() < deadline, told

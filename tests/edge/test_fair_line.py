@@ -20,6 +20,7 @@ PEOPLE = 30
 SLOWLY = {"enabled": True, "admitPerSecond": 15, "burst": 1}
 IMPATIENT = 11
 """Who of them hammers."""
+HAMMERED_SECONDS = 0.5
 ASKED_MIN = 1000
 """A second."""
 
@@ -115,9 +116,11 @@ async def test_after_the_start_everybody_has_his_turn_in_the_order_of_arrival_ho
 
 
 async def test_before_the_start_hammering_changes_nothing_about_the_draw(shop: Shop) -> None:
-    await opened(shop, startsAt=in_seconds(1.5))
+    await opened(shop, startsAt=in_seconds(60))
     tickets = [(await join(shop, f"user-{number}"))["ticket"] for number in range(PEOPLE)]
     async with hammering(shop, f"user-{IMPATIENT}", tickets[IMPATIENT]):
+        await asyncio.sleep(HAMMERED_SECONDS)
+        assert (await shop.operate("POST", "sales/S1/start")).status_code == 200
         turns = await admitted_at(shop, tickets)
     drawn = (await shop.ask("GET", "sales/S1/draw")).json()
     hashes = [ticket_hash(ticket) for ticket in tickets]
