@@ -164,11 +164,10 @@ async def test_who_asks_a_thousand_times_a_second_gains_nothing(shop: Shop) -> N
     reservation_id = (await buy(shop)).json()["reservationId"]
     began = time.monotonic()
     answers = []
-    while time.monotonic() - began < 1.5:
+    while time.monotonic() - began < 1.5 or len(answers) <= 200:
         answers += await asyncio.gather(*(get(shop, f"reservations/{reservation_id}") for _ in range(20)))
     took = time.monotonic() - began
     allowed = sum(answer.status_code == 200 for answer in answers)
-    assert len(answers) > 200
     assert allowed <= (20 + 20 * took) * 1.01
 
 
