@@ -115,8 +115,8 @@ class Velocity:
             return member
         before = members(known)
         after = with_member(known, member, self._window_ms)
-        if after is not member:
-            self._grow(members(after) - before)
+        if isinstance(after, dict):
+            self._grow(len(after) - before)
         return after
 
     def _grow(self, more: int) -> None:

@@ -12,6 +12,7 @@ nobody is let in: it would be unfair to those whose signs cannot be heard.
 
 import asyncio
 from array import array
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -84,20 +85,19 @@ class Admitting:
 
     async def admit(self) -> None:
         """A tick. Trouble with one room is raised when all others have had their turn."""
-        if not self._rooms.pictures or not await self._turn.held():
-            for known in (self._drawings, self._paces, self._done):
-                known.clear()
+        held = bool(self._rooms.pictures) and await self._turn.held()
+        self._forget_all_but(self._rooms.pictures if held else ())
+        if not held:
             return
-        self._forget_the_gone()
         rooms = [self._room(sale_id, picture) for sale_id, picture in self._rooms.pictures.items()]
         for trouble in await asyncio.gather(*rooms, return_exceptions=True):
             if trouble is not None:
                 raise trouble
 
-    def _forget_the_gone(self) -> None:
+    def _forget_all_but(self, sale_ids: Collection[str]) -> None:
         known: dict[str, Any]
         for known in (self._drawings, self._paces, self._done):
-            for sale_id in known.keys() - self._rooms.pictures.keys():
+            for sale_id in known.keys() - set(sale_ids):
                 del known[sale_id]
 
     async def _room(self, sale_id: str, picture: Picture) -> None:
