@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from servers.process import free_port
+from flashsale.rehearsal.servers import free_port
 
 PROGRAM = (sys.executable, "-m", "flashsale.cli")
 PATIENCE_SECONDS = 20.0

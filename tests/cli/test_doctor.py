@@ -9,9 +9,10 @@ from typing import Any
 
 from cli.program import NO_SANDBOX, Server, run
 from msgspec import structs
-from servers.process import free_port, running
+from servers.process import running
 from servers.valkey import ValkeyServer, server_url
 
+from flashsale.rehearsal.servers import free_port
 from flashsale.settings import Settings
 
 

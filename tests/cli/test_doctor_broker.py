@@ -7,12 +7,13 @@ from cli.test_doctor import findings
 from confluent_kafka.admin import AdminClient, NewTopic
 from msgspec.structs import replace
 from servers.kafka import KafkaServer
-from servers.process import free_port, running
+from servers.process import running
 
 from flashsale.backends.kafka.topics import Facts
 from flashsale.cli import broker_check
 from flashsale.cli.broker_check import broker
 from flashsale.cli.finding import Finding, Level
+from flashsale.rehearsal.servers import free_port
 from flashsale.settings import Settings
 
 REQUESTS, HIGH = "flashsale.requests", "flashsale.requests.high"

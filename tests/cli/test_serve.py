@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from cli.program import NO_SANDBOX, Server, run
-from servers.process import free_port
 
 from flashsale import __version__
 from flashsale.cli.address import is_loopback
+from flashsale.rehearsal.servers import free_port
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 (to see it refused)
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sale.toml"

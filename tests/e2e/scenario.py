@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -40,13 +41,15 @@ WHILE_SELLING = (
 )
 """The checks that hold at every moment; the others need a shop at rest."""
 
+STEPS_OPEN = "SELECT * FROM payment WHERE due IS NOT NULL"
+
 WRONG_ROWS = {
     "a buyer has too many": "SELECT user_id, sum(quantity) FROM reservation WHERE status IN ('RESERVED', 'CONFIRMED') "
                             "GROUP BY user_id HAVING sum(quantity) > 1",
     "movements are missing": "SELECT count(*), max(sku_seq) FROM journal HAVING count(*) IS DISTINCT FROM max(sku_seq)",
     "movements out of order": "SELECT * FROM (SELECT seq, sku_seq, lag(sku_seq, 1, 0::bigint) OVER (ORDER BY seq) "
                               "AS before FROM journal) AS movements WHERE sku_seq <= before",
-    "a payment step is open": "SELECT * FROM payment WHERE due IS NOT NULL",
+    "a payment step is open": STEPS_OPEN,
 }  # fmt: skip
 """What is in none of these is well."""
 
@@ -88,7 +91,13 @@ class Scenario:
         return [history for crowd in self.crowds for history in crowd.histories]
 
     async def run(self, blow: "Callable[[Scenario], Awaitable[None]]") -> None:
+        await self.open()
+        await self.sell(blow)
+
+    async def open(self) -> None:
         await self.operator.create_sale(opens_in_seconds=0.0)
+
+    async def sell(self, blow: "Callable[[Scenario], Awaitable[None]]") -> None:
         async with asyncio.TaskGroup() as visits:
             for number in range(self.rounds):
                 visits.create_task(self.next_crowd(number).run())
@@ -134,10 +143,26 @@ class Scenario:
         give_up_at = time.monotonic() + SETTLE_SECONDS
         while True:
             evidence = await self.operator.gather(self.histories, self.shop.run)
-            at_rest = evidence.stock.held == 0 and not list(verdict.books_differ(evidence))
-            if at_rest or time.monotonic() > give_up_at:
+            differ = evidence.stock.held > 0 or list(verdict.books_differ(evidence)) or await open_steps(self.server)
+            if not differ or time.monotonic() > give_up_at:
                 return evidence
             await asyncio.sleep(0.5)
+
+
+async def open_steps(server: ShopServer) -> int:
+    """Payments that have yet to be brought to an end, in every database of the shop."""
+    query, urls = f"SELECT count(*) FROM ({STEPS_OPEN}) AS steps", server.settings["FLASHSALE_LEDGER"].split()
+    if not urls:
+        with closing(sqlite3.connect(f"file:{server.data}/ledger.db?mode=ro", uri=True)) as file:
+            return int(file.execute(query).fetchone()[0])
+    found = 0
+    for url in urls:
+        db = await asyncpg.connect(url)
+        try:
+            found += await db.fetchval(query)
+        finally:
+            await db.close()
+    return found
 
 
 async def faults_in_rows(url: str, units: int) -> list[str]:

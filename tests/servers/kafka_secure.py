@@ -10,7 +10,8 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 from servers.kafka import KafkaServer
-from servers.process import free_port
+
+from flashsale.rehearsal.servers import free_port
 
 USER, PASSWORD = "flashsale", "p@ss:wörd/1"
 STORE_PASSWORD = "changeit"

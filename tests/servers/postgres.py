@@ -18,7 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import asyncpg
-from servers.process import free_port, ordinary_user, run_as, stop_at_end
+from servers.process import ordinary_user, run_as, stop_at_end
+
+from flashsale.rehearsal.servers import free_port
 
 USERS = ("postgres", "nobody")
 STARTING_SECONDS = 30

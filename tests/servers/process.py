@@ -2,23 +2,19 @@
 
 import os
 import pwd
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
-
-def free_port() -> int:
-    return free_ports(1)[0]
+from flashsale.rehearsal.servers import free_port
 
 
-def free_ports(number: int) -> list[int]:
-    """That nobody listens on at this moment, each another one."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+def free_ports(number: int) -> set[int]:
+    """Each another one."""
+    found: set[int] = set()
+    while len(found) < number:
+        found.add(free_port())
+    return found
 
 
 def ordinary_user(*names: str) -> pwd.struct_passwd | None:

@@ -19,7 +19,9 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from servers.process import free_port, ordinary_user, run_as, stop_at_end
+from servers.process import ordinary_user, run_as, stop_at_end
+
+from flashsale.rehearsal.servers import free_port
 
 USERS = ("redis", "nobody")
 PROGRAMS = ("valkey-server", "redis-server")

@@ -3,6 +3,8 @@
 import asyncio
 from types import TracebackType
 
+from flashsale.rehearsal.servers import free_port
+
 
 class Web:
     """`body` is what it answers; `raw` instead, all of it; `gate` keeps it waiting; None as `body`: it hangs up."""
@@ -15,7 +17,7 @@ class Web:
         self.heads: list[bytes] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self.port = 0
+        self.port = free_port()
         self._server: asyncio.Server | None = None
 
     @property
@@ -33,9 +35,8 @@ class Web:
         await self.stop()
 
     async def start(self) -> None:
-        """Again at the same port, if it has run before."""
+        """Again too, at the same port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         if self._server is not None:

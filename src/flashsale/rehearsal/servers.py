@@ -6,6 +6,7 @@ shown. Nothing of the user's own configuration reaches them: a rehearsal must no
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import sys
@@ -18,6 +19,10 @@ from flashsale.rehearsal.http_client import HttpClient, LostReply
 
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
+PORTS = range(20_000, 32_768)
+"""Below those that the kernel gives to whoever names none (Linux from 32,768, others from 49,152): a server that was
+killed finds its port free when it comes back, and nobody else was asked there for it in the meantime."""
+PORTS_TRIED = 100
 
 
 class DidNotStart(Exception):
@@ -162,7 +167,9 @@ class ShopServer(Process):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Nobody listens there at this moment, and the kernel gives it to nobody."""
+    for port in random.sample(PORTS, k=PORTS_TRIED):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise DidNotStart(f"of {PORTS_TRIED} ports of loopback between {PORTS[0]} and {PORTS[-1]} none is free")
