@@ -167,14 +167,38 @@ async def test_the_root_is_told_a_second_before_the_seed(world):
     assert (await world.room()).phase is Phase.DRAWN
 
 
-async def test_the_entrants_of_a_draw_are_forgotten_with_its_sale(world):
+@pytest.mark.parametrize("same", [True, False])
+async def test_the_seed_of_a_draw_is_told_also_if_its_sale_ends_before(world, same):
+    """Whoever has a receipt was promised it; by another process too, which has never seen the sale go on."""
+    process = await world.draws()
+    assert await world.it.ledger.change_sale(SwitchSale("sale", Switch.END, "operator")) is not None
+    process = process if same else world.process()
+    await process.tick()
+    world.it.clock.pass_ms(ROOT_TOLD_MS)
+    await process.tick()
+    assert (await world.room()).phase is Phase.DRAWN
+    assert len(await world.it.ledger.find(DrawnOrder("sale"))) == 4
+
+
+async def test_a_sale_that_has_ended_is_not_looked_at_any_more(world, monkeypatch):
     await world.opens(sale_id="other")
     process = await world.draws()
-    assert list(process.admitting._drawings) == ["sale"]
-    await world.it.ledger.change_sale(SwitchSale("sale", Switch.END, "operator"))
-    await process.tick()
+    for _ in range(2):
+        await world.it.ledger.change_sale(SwitchSale("sale", Switch.END, "operator"))
+        world.it.clock.pass_ms(ROOT_TOLD_MS)
+        await process.tick()
     assert list(process.admitting._drawings) == []
-    assert list(process.admitting._paces) == ["other"]
+    assert list(process.admitting._paces) == list(process.rooms.pictures) == ["other"]
+    asked = []
+    find = world.it.ledger.find
+
+    async def finds(query):
+        asked.append(query)
+        return await find(query)
+
+    monkeypatch.setattr(world.it.ledger, "find", finds)
+    await process.rooms.look()
+    assert asked == [FindRooms(("other",))]
 
 
 async def test_whoever_asks_when_he_is_told_to_asks_twice_within_the_grace_time(world):

@@ -188,6 +188,11 @@ def has_begun(sale: Sale, now_ms: int) -> bool:
     return state_when_asked(sale, now_ms) in (SaleState.ACTIVE, SaleState.ENDED)
 
 
+def is_drawing(room: Room) -> bool:
+    """Whether a draw has begun and its seed is not told yet. It is told in any case, also if the sale ends before."""
+    return room.phase in (Phase.CLOSED, Phase.ROOTED)
+
+
 class Closed(NamedTuple):
     """Nobody takes part in the draw any more."""
 

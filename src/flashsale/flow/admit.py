@@ -37,6 +37,7 @@ from flashsale.core.waiting_room import (
     Ticket,
     Turn,
     allowance,
+    is_drawing,
     limits_active,
     overdrawn,
 )
@@ -102,10 +103,13 @@ class Admitting:
 
     async def _room(self, sale_id: str, picture: Picture) -> None:
         sale = self._rooms.sale(sale_id)
-        if sale is None or state_at(sale, self._clock.now_ms()) not in (SaleState.ACTIVE, SaleState.PAUSED):
+        if sale is None:
             return
-        if picture.room.phase is not Phase.DRAWN:
+        trades = state_at(sale, self._clock.now_ms()) in (SaleState.ACTIVE, SaleState.PAUSED)
+        if is_drawing(picture.room) or (trades and picture.room.phase is Phase.OPEN):
             await self._draw(sale, picture)
+            return
+        if not trades:
             return
         self._drawings.pop(sale_id, None)
         for _ in range(ROUNDS_MAX):

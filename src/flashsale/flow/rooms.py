@@ -18,7 +18,7 @@ import msgspec
 from flashsale.core.questions import DrawnOrder, FindRooms
 from flashsale.core.sale import RoomTerms, Sale, SaleState, state_at
 from flashsale.core.wait_estimate import Pace
-from flashsale.core.waiting_room import Phase, Room
+from flashsale.core.waiting_room import Phase, Room, is_drawing
 from flashsale.flow.storefront import Storefront
 from flashsale.ports import Clock, Ledger
 
@@ -147,6 +147,8 @@ class RoomsSeen:
         self._clock = clock
         self.pictures: dict[str, Picture] = {}
         self._drawing = asyncio.Lock()
+        self._over: set[str] = set()
+        """Sales that have ended, with nothing left to tell of their draws."""
 
     def sale(self, sale_id: str) -> Sale | None:
         """If it has a waiting room."""
@@ -164,13 +166,17 @@ class RoomsSeen:
 
     async def look(self) -> None:
         now_ms = self._clock.now_ms()
-        wanted = {sale_id: sale for sale_id, sale in self._storefront.sales.items() if _is_open(sale, now_ms)}
-        rooms = await self._ledger.find(FindRooms(tuple(wanted))) if wanted else []
-        found = {room.sale_id: room for room in rooms}
-        for gone in self.pictures.keys() - found.keys():
+        sales = {sale_id: sale for sale_id, sale in self._storefront.sales.items() if sale.waiting_room is not None}
+        ended = {sale_id for sale_id, sale in sales.items() if state_at(sale, now_ms) is SaleState.ENDED}
+        self._over &= ended
+        wanted = tuple(sales.keys() - self._over)
+        found = await self._ledger.find(FindRooms(wanted)) if wanted else []
+        self._over |= {room.sale_id for room in found if room.sale_id in ended and not is_drawing(room)}
+        rooms = [room for room in found if room.sale_id not in self._over]
+        for gone in self.pictures.keys() - {room.sale_id for room in rooms}:
             self.pictures.pop(gone).let_go()
-        for sale_id, room in found.items():
-            await self.saw(wanted[sale_id], room)
+        for room in rooms:
+            await self.saw(sales[room.sale_id], room)
 
     async def saw(self, sale: Sale, room: Room) -> Picture:
         """Takes in how a room is now."""
@@ -193,11 +199,6 @@ class RoomsSeen:
             if picture.drawing is None:
                 numbers = await self._ledger.find(DrawnOrder(picture.room.sale_id))
                 picture.drawing = await asyncio.to_thread(Drawing, numbers)
-
-
-def _is_open(sale: Sale, now_ms: int) -> bool:
-    """Whether it has a waiting room in which somebody may wait."""
-    return sale.waiting_room is not None and state_at(sale, now_ms) is not SaleState.ENDED
 
 
 def pace_of(sale: Sale, room: Room) -> Pace:
