@@ -127,12 +127,14 @@ class Scenario:
         return doubts + [fault for check in WHILE_SELLING for fault in check(evidence)]
 
     async def sell_the_rest(self) -> None:
-        """Patient buyers stay until every unit is sold, or until that takes too long."""
-        give_up_at = time.monotonic() + SETTLE_SECONDS
+        """Patient buyers stay until every unit is sold, or until none has been for too long."""
         stock, _ = await self.operator.ledger()
+        sold, give_up_at = stock.sold, time.monotonic() + SETTLE_SECONDS
         while stock.sold < stock.total and time.monotonic() < give_up_at:
             await asyncio.sleep(0.2)
             stock, _ = await self.operator.ledger()
+            if stock.sold > sold:
+                sold, give_up_at = stock.sold, time.monotonic() + SETTLE_SECONDS
         self.shop.closed = True
 
     async def ask_every_key_again(self) -> None:

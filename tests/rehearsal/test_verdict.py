@@ -127,6 +127,16 @@ def test_a_second_reservation_after_the_first_has_ended_is_within_the_limit():
     assert judge(evidence).ok
 
 
+def test_a_hold_may_be_as_old_as_the_first_request_for_it_that_got_no_answer():
+    """It ends at 6.0, whenever he is told of it."""
+    unheard = Exchange(Ask.RESERVE, "d", 0, b"", 1.0, 3.0)
+    asks = [unheard, reserving("d", "dan", 5.0, "res_d1"), reserving("d2", "dan", 6.5, "res_d2")]
+    evidence = but(a_good_sale(), "dan", *asks)
+    for key in ("res_d1", "res_d2"):
+        evidence = with_reservation(evidence, key, Reservation(key, "EXPIRED", "dan"))
+    assert judge(evidence).ok
+
+
 DOCTORED: dict[str, tuple[Callable[[Evidence], Evidence], set[str]]] = {
     "a third order for two units": (one_more_sold, {"oversold", "ledger inconsistent"}),
     "more held and sold than there is": (

@@ -285,14 +285,17 @@ def _kept(evidence: Evidence, order: Order) -> int:
 
 
 def _possession(evidence: Evidence) -> dict[str, list[_Span]]:
-    """From when to when each user certainly had his units: from the answer that said so, until he
-    cancelled or the hold had to end, or for good once bought."""
+    """From when to when each user certainly had his units: from the answer that said so, until he cancelled or the
+    hold had to end, or for good once bought. A hold counts from the first time he asked for it: who repeats a request
+    that got no answer may be told of a reservation that is nearly over."""
     cancelled = {exchange.subject: exchange.sent_at for _, exchange in reversed(asked(evidence.histories, Ask.CANCEL))}
     bought = {reservation.reservation_id for reservation in evidence.confirmed}
+    first_asked = _first_asked(evidence)
     spans: dict[str, dict[str, _Span]] = defaultdict(dict)
     for promise in sorted(evidence.reserved, key=lambda promise: promise.exchange.answered_at):
-        key, asked_at = promise.told.reservation_id, promise.exchange.sent_at
-        until = math.inf if key in bought else cancelled.get(key, asked_at + evidence.hold_seconds - CLOCK_SLACK)
+        key = promise.told.reservation_id
+        ends_at = first_asked[key] + evidence.hold_seconds - CLOCK_SLACK
+        until = math.inf if key in bought else cancelled.get(key, ends_at)
         spans[promise.user].setdefault(key, _Span(promise.exchange.answered_at, until, promise.told.quantity))
     return {user: list(own.values()) for user, own in spans.items()}
 
