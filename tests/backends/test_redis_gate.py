@@ -82,7 +82,7 @@ async def goes_away(gate: RedisGate) -> None:
     for _ in range(100):
         with pytest.raises(GateAway):
             await ask(gate, "sale", "a")
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 10 * CALL_SECONDS
 
 
 # A server that goes and comes

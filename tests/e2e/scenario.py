@@ -31,6 +31,9 @@ BUYERS_A_ROUND = 400
 UNITS_A_ROUND = 220
 HOLD_SECONDS = 3
 SETTLE_SECONDS = 20.0
+STILL_SECONDS = 10.0
+"""For which nothing is sold when those who stay have gone: longer than anything is held."""
+CROWDS_MORE = 5
 
 WHILE_SELLING = (
     verdict.oversold,
@@ -104,7 +107,7 @@ class Scenario:
                 await asyncio.sleep(self.dice.uniform(0.05, 1.6))
                 await blow(self)
                 self.aftermath.after_blow.append(await self.faults_now())
-            await self.sell_the_rest()
+            await self.sell_the_rest(visits)
         await self.ask_every_key_again()
         await self.operator.end_sale()
         await self.ask_every_key_again()
@@ -126,16 +129,25 @@ class Scenario:
         doubts = [] if evidence.consistent else ["the ledger says that it is not consistent"]
         return doubts + [fault for check in WHILE_SELLING for fault in check(evidence)]
 
-    async def sell_the_rest(self) -> None:
-        """Patient buyers stay until every unit is sold, or until none has been for too long."""
-        stock, _ = await self.operator.ledger()
-        sold, give_up_at = stock.sold, time.monotonic() + SETTLE_SECONDS
-        while stock.sold < stock.total and time.monotonic() < give_up_at:
-            await asyncio.sleep(0.2)
-            stock, _ = await self.operator.ledger()
-            if stock.sold > sold:
-                sold, give_up_at = stock.sold, time.monotonic() + SETTLE_SECONDS
+    async def sell_the_rest(self, visits: asyncio.TaskGroup) -> None:
+        """Patient buyers stay until every unit is sold. On a slow machine many come too late to pay for what they held,
+        and go: others come then."""
+        number = self.rounds
+        while not await self.sold_out() and number < self.rounds + CROWDS_MORE:
+            visits.create_task(self.next_crowd(number).run())
+            number += 1
         self.shop.closed = True
+
+    async def sold_out(self) -> bool:
+        """Waited for as long as units are being sold."""
+        most, give_up_at = -1, 0.0
+        while True:
+            stock, _ = await self.operator.ledger()
+            if stock.sold > most:
+                most, give_up_at = stock.sold, time.monotonic() + STILL_SECONDS
+            if stock.sold == stock.total or time.monotonic() > give_up_at:
+                return stock.sold == stock.total
+            await asyncio.sleep(0.2)
 
     async def ask_every_key_again(self) -> None:
         await asyncio.gather(*(crowd.ask_again() for crowd in self.crowds))

@@ -1,7 +1,8 @@
 """Clients that take their time, as a process of its own: `python slow_crowd.py PORT COUNT`, told what to do on stdin.
 
-`open`: COUNT connections are made, within a second; answered with `open` when each has sent its first bytes. `close`:
-all are dropped; answered with how many the server has ended, as JSON. What it ends is made again at once.
+`open`: COUNT connections are made, within a second; answered with `open` when each has sent its first bytes. `told`:
+answered with how many the server has ended, as JSON. `close`: the same, and all are dropped. What it ends is made again
+at once.
 
 A quarter each: HEAD sends a head, a byte a second, without end. BODY does so with the body of a purchase. READER
 asks more than it reads, which is a byte a second. IDLE says nothing.
@@ -116,6 +117,9 @@ def main(port: int, count: int) -> None:
     crowd, moving, number = Crowd(port, count), False, 0
     while True:
         for command in commands():
+            if command == "told":
+                print(json.dumps(crowd.ended), flush=True)
+                continue
             moving, number = command == "open", 0
             if not moving:
                 print(json.dumps(crowd.close()), flush=True)

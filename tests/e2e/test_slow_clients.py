@@ -31,6 +31,10 @@ CALM_ROUNDS, SLOW_ROUNDS = 2, 3
 """In a turn: so long that each request that drips in reaches its deadline."""
 TURNS_MIN, TURNS_MAX = 3, 8
 RECEIVE_SECONDS = 1.5
+LATE_SECONDS = 10
+DRIPPING = ("HEAD", "BODY")
+ENDED_MIN = 0.8 * SLOW / 4
+"""Of each kind in a turn."""
 GROWTH_MAX_MB = 160
 
 
@@ -129,10 +133,21 @@ async def observe(server: Server, crowd: SlowCrowd, client: HttpClient) -> Seen:
         assert await crowd.do("open") == "open\n"
         seen.slow += [await honest.round() for _ in range(SLOW_ROUNDS)]
         seen.grown_mb = max(seen.grown_mb, resident_mb(server.process.pid) - before_mb)
+        await drips_end(crowd)
         seen.ended.update(json.loads(await crowd.do("close")))
         seen.turns += 1
     seen.refused = honest.refused
     return seen
+
+
+async def drips_end(crowd: SlowCrowd) -> None:
+    """On a busy machine a deadline may pass late."""
+    until = time.monotonic() + LATE_SECONDS
+    while time.monotonic() < until:
+        ended = json.loads(await crowd.do("told"))
+        if min(ended.get(kind, 0) for kind in DRIPPING) > ENDED_MIN:
+            return
+        await asyncio.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +173,8 @@ def test_two_thousand_slow_clients_do_not_double_the_latency_of_honest_ones(seen
 
 
 def test_a_request_that_drips_in_is_ended_at_its_deadline(seen: Seen) -> None:
-    for kind in ("HEAD", "BODY"):
-        assert seen.ended[kind] > 0.8 * seen.turns * SLOW / 4, str(seen)
+    for kind in DRIPPING:
+        assert seen.ended[kind] > seen.turns * ENDED_MIN, str(seen)
 
 
 def test_what_slow_clients_do_not_read_takes_bounded_memory(seen: Seen) -> None:

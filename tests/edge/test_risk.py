@@ -15,6 +15,7 @@ from edge.shop import API, Shop, faults, product, said, transaction
 from edge.test_who_is_asking import served
 
 GATEWAY = {"identity": "gateway", "trusted_proxies": ("127.0.0.1",), "rate_per_user": 0.0, "rate_per_address": 0.0}
+FORBIDDEN = 403
 WISH = {"skuId": "PHONE"}
 
 
@@ -37,8 +38,11 @@ async def wants(shop: Shop, headers: dict[str, str], **more: Any) -> httpx.Respo
 
 
 async def made_suspicious(shop: Shop, user: str = "alice") -> httpx.Response:
+    """By as many attempts as it takes, and no more: some more would block him."""
     for _ in range(21):
         answer = await wants(shop, who(user), skuId="GONE")
+        if answer.status_code == FORBIDDEN:
+            break
     assert said(answer) == (403, "CHALLENGE_REQUIRED")
     return answer
 
@@ -57,9 +61,10 @@ async def test_a_suspect_who_solves_his_challenge_buys_and_its_solution_counts_o
     await shop.open(product(perUserLimit=5), GONE)
     refused = await made_suspicious(shop)
     solution = await solved(shop, refused)
+    await made_suspicious(shop)  # on a busy machine the work takes so long that he might buy without
     bought = await wants(shop, who() | {"X-Flashsale-Challenge": solution})
     assert bought.status_code == 201
-    await made_suspicious(shop)  # on a busy machine the work takes so long that he may try once more without
+    await made_suspicious(shop)
     again = await wants(shop, who() | {"X-Flashsale-Challenge": solution})
     assert said(again) == (403, "CHALLENGE_REQUIRED")
     assert "used before" in again.json()["message"]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+from contextlib import suppress
 from ipaddress import ip_address
 from itertools import pairwise
 
@@ -198,7 +199,8 @@ async def test_an_idle_connection_is_closed_without_a_word(lane):
 async def test_empty_lines_do_not_keep_a_connection_alive(lane):
     async with serving(fast_lane=lane, idle_seconds=0.1) as server, await server.connect() as client:
         dripping = asyncio.create_task(_drip(client, b"\r\n" * 1000))
-        assert await client.rest() == b""
+        with suppress(ConnectionResetError):  # as a drop that comes after the end is answered
+            assert await client.rest() == b""
         dripping.cancel()
 
 

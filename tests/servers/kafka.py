@@ -73,7 +73,9 @@ class KafkaServer:
         while time.monotonic() < until and self._process.poll() is None:
             if _answers(self.servers):
                 return
-        raise RuntimeError(f"Kafka did not start:\n{self._last_words()}")
+        ended = self._process.poll()
+        how = f"does not answer after {STARTING_SECONDS} s" if ended is None else f"ended with code {ended}"
+        raise RuntimeError(f"Kafka {how}:\n{self._last_words()}")
 
     @property
     def pid(self) -> int:
