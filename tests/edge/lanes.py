@@ -202,7 +202,7 @@ class Running:
 
 @asynccontextmanager
 async def serving(**settings: Any) -> AsyncIterator[Running]:
-    shop = SlowShop(**{"drain_seconds": 1.0} | settings)
+    shop = SlowShop(**{"drain_seconds": 5.0} | settings)
     app = App(shop)
     server = HttpServer(shop, app, "127.0.0.1", 0)
     task = asyncio.create_task(server.serve())

@@ -6,6 +6,8 @@ import re
 import pytest
 from edge.lanes import AVAILABILITY, Client, Got, get, on_uvloop, post, reserve, serving, until
 
+from flashsale.edge.guard import LEAVE_SECONDS
+
 LANES = pytest.mark.parametrize("lane", ["on", "off"])
 HOT_GET = "/api/v1/products/PHONE/availability"
 RESERVE = "/api/v1/reservations"
@@ -474,6 +476,22 @@ async def test_shutdown_answers_what_is_in_flight_and_closes_what_is_idle(lane, 
         await asyncio.wait_for(server.task, 5)
         with pytest.raises(OSError):
             await server.connect()
+
+
+@LANES
+@on_uvloop
+async def test_whoever_is_idle_has_a_second_when_the_server_leaves_however_old_the_last_scan_is(lane):
+    async with serving(fast_lane=lane) as server, await server.connect() as client:
+        client.send(AVAILABILITY)
+        await client.get()
+        guard, [connection] = server.server.guard, server.server.server_state.connections
+        leaves_at = asyncio.get_running_loop().time()
+        guard.now = leaves_at - guard.scan_seconds
+        connection.shutdown()
+        connection.check(leaves_at + LEAVE_SECONDS - 0.01)
+        assert not connection.transport.is_closing()
+        connection.check(leaves_at + LEAVE_SECONDS + guard.scan_seconds)
+        assert connection.transport.is_closing()
 
 
 @LANES

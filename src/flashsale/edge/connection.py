@@ -40,7 +40,6 @@ LINE_MAX = 32
 """Requests of one connection waiting for their turn; beyond it nothing is parsed."""
 SLICE = 4096
 LINGER_SECONDS = 1.0
-LEAVE_SECONDS = 0.5  # an idle client may be about to send when the server leaves; his answer says it is the last
 
 NOTHING, HEAD, BODY = range(3)
 """What of a message is being received."""
@@ -154,10 +153,15 @@ class Connection(HttpToolsProtocol):
         elif self.receiving and not (self.flow.read_paused or self.unfed):
             if now - self.begun > self.guard.receive_seconds:
                 self._refuse(408, "Request Timeout", invalid("request", "was not received in time"))
-        elif not self.busy and now - self.quiet > (LEAVE_SECONDS if self.closing else self.guard.idle_seconds):
+        elif not self.busy and now - self.quiet > self._rest_seconds:
             # Idle. What its client has not taken by now it will not take.
             end = self.transport.abort if self.transport.get_write_buffer_size() else self.transport.close
             end()
+
+    @property
+    def _rest_seconds(self) -> float:
+        """How long its client may be idle."""
+        return self.guard.leave_seconds if self.closing else self.guard.idle_seconds
 
     def _pending(self) -> bool:
         return self.busy or bool(self.line) or bool(self.unfed)

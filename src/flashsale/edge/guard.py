@@ -18,6 +18,8 @@ HEAD_MAX = 32 * 1024
 """Bytes of a request line with its headers."""
 HEADERS_MAX = 100
 SCAN_SECONDS_MAX = 0.5
+LEAVE_SECONDS = 1.0
+"""An idle client may be about to send when the server leaves: so long he may, and is told that it was the last time."""
 LOOK_MAX = 64
 """Connections that are looked at before others have the loop."""
 
@@ -48,6 +50,7 @@ class Guard:
         # `now` is the time of the last scan, so a moment noted with it lies up to one scan too early.
         self.receive_seconds = settings.receive_seconds + self.scan_seconds
         self.idle_seconds = settings.idle_seconds + self.scan_seconds
+        self.leave_seconds = LEAVE_SECONDS + self.scan_seconds
         self.now = 0.0
         self.draining = False
         self._per_address_max = settings.connections_per_address
