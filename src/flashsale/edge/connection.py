@@ -144,24 +144,20 @@ class Connection(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """The scan: has the client taken too long?"""
+        guard = self.guard
         if self.linger_until is not None:
             if now >= self.linger_until:
                 self.transport.abort()
         elif self.flow.write_paused:
-            if now - self.stalled > self.guard.idle_seconds:
+            if now - self.stalled > guard.idle_seconds:
                 self.transport.abort()
         elif self.receiving and not (self.flow.read_paused or self.unfed):
-            if now - self.begun > self.guard.receive_seconds:
+            if now - self.begun > guard.receive_seconds:
                 self._refuse(408, "Request Timeout", invalid("request", "was not received in time"))
-        elif not self.busy and now - self.quiet > self._rest_seconds:
+        elif not self.busy and now - self.quiet > (guard.leave_seconds if self.closing else guard.idle_seconds):
             # Idle. What its client has not taken by now it will not take.
             end = self.transport.abort if self.transport.get_write_buffer_size() else self.transport.close
             end()
-
-    @property
-    def _rest_seconds(self) -> float:
-        """How long its client may be idle."""
-        return self.guard.leave_seconds if self.closing else self.guard.idle_seconds
 
     def _pending(self) -> bool:
         return self.busy or bool(self.line) or bool(self.unfed)
