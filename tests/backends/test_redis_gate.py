@@ -268,7 +268,11 @@ async def test_nobody_waits_long_for_a_connection(gate):
 
 async def test_however_many_ask_there_are_few_connections(gate, server):
     before = server.ask("CLIENT", "LIST").count("laddr=")
-    await asyncio.gather(*(ask(gate, fresh(), "a") for _ in range(WAITING_MAX)))
+    crowd = [ask(gate, fresh(), "a") for _ in range(WAITING_MAX)]
+    outcomes = await asyncio.gather(*crowd, return_exceptions=True)  # on a busy machine some wait in vain for one
+    answered = [each for each in outcomes if not isinstance(each, GateAway)]
+    assert answered
+    assert all(each == [Permit(Verdict.UNSURE)] for each in answered)
     assert server.ask("CLIENT", "LIST").count("laddr=") - before <= CONNECTIONS
 
 
