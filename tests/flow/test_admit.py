@@ -15,11 +15,11 @@ from flashsale.core.questions import DrawnOrder, EntrantsOf, FindRooms
 from flashsale.core.sale import RoomTerms, Sale, Switch
 from flashsale.core.signs import PAUSE_MS
 from flashsale.core.wait_estimate import Reason
-from flashsale.core.waiting_room import Phase, Room, Standing
+from flashsale.core.waiting_room import Closed, Phase, Room, Standing
 from flashsale.counts import Counts
 from flashsale.flow.admit import ROOT_TOLD_MS, Admitting, hashes_of
 from flashsale.flow.lease import Always, Never
-from flashsale.flow.rooms import RoomsSeen
+from flashsale.flow.rooms import OVER_MS, RoomsSeen
 from flashsale.flow.storefront import Storefront
 from flashsale.flow.visit import Seen, Visiting
 from flashsale.ports import GateAway
@@ -180,7 +180,23 @@ async def test_the_seed_of_a_draw_is_told_also_if_its_sale_ends_before(world, sa
     assert len(await world.it.ledger.find(DrawnOrder("sale"))) == 4
 
 
-async def test_a_sale_that_has_ended_is_not_looked_at_any_more(world, monkeypatch):
+async def test_a_draw_that_was_closed_behind_the_back_of_a_process_is_found_within_a_minute(world):
+    await world.opens(START_MS)
+    process = world.process()
+    await process.rooms.look()
+    await process.join("ann")
+    world.it.clock.at_ms = START_MS
+    await world.it.ledger.change_sale(SwitchSale("sale", Switch.END, "operator"))
+    await process.tick()
+    assert list(process.rooms.pictures) == []
+    assert (await world.it.ledger.draw("sale", Closed())).phase is Phase.CLOSED  # by another, which was slow
+    for pause_ms in (OVER_MS, ROOT_TOLD_MS):
+        world.it.clock.pass_ms(pause_ms)
+        await process.tick()
+    assert (await world.room()).phase is Phase.DRAWN
+
+
+async def test_a_sale_that_has_ended_is_not_looked_at_for_a_while(world, monkeypatch):
     await world.opens(sale_id="other")
     process = await world.draws()
     for _ in range(2):

@@ -98,7 +98,7 @@ class Admitting:
     def _forget_all_but(self, sale_ids: Collection[str]) -> None:
         known: dict[str, Any]
         for known in (self._drawings, self._paces, self._done):
-            for sale_id in known.keys() - set(sale_ids):
+            for sale_id in known.keys() - sale_ids:
                 del known[sale_id]
 
     async def _room(self, sale_id: str, picture: Picture) -> None:

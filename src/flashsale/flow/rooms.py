@@ -23,6 +23,8 @@ from flashsale.flow.storefront import Storefront
 from flashsale.ports import Clock, Ledger
 
 LOOK_SECONDS = 0.1
+OVER_MS = 60_000
+"""How long a room of an ended sale is left alone before it is looked at again."""
 HOLDING_MAX = 20_000
 """Visitors of one room who hold the line in this process; those beyond are told at once what there is."""
 
@@ -148,7 +150,9 @@ class RoomsSeen:
         self.pictures: dict[str, Picture] = {}
         self._drawing = asyncio.Lock()
         self._over: set[str] = set()
-        """Sales that have ended, with nothing left to tell of their draws."""
+        """Sales that have ended, with nothing left to tell of their draws as far as was seen: what a shard that is away
+        has last said, or what was read beside a step of the draw, may be older than the end."""
+        self._over_until_ms = 0
 
     def sale(self, sale_id: str) -> Sale | None:
         """If it has a waiting room."""
@@ -168,6 +172,9 @@ class RoomsSeen:
         now_ms = self._clock.now_ms()
         sales = {sale_id: sale for sale_id, sale in self._storefront.sales.items() if sale.waiting_room is not None}
         ended = {sale_id for sale_id, sale in sales.items() if state_at(sale, now_ms) is SaleState.ENDED}
+        if now_ms >= self._over_until_ms:
+            self._over.clear()
+            self._over_until_ms = now_ms + OVER_MS
         self._over &= ended
         wanted = tuple(sales.keys() - self._over)
         found = await self._ledger.find(FindRooms(wanted)) if wanted else []
