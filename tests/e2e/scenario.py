@@ -157,8 +157,8 @@ class Scenario:
         give_up_at = time.monotonic() + SETTLE_SECONDS
         while True:
             evidence = await self.operator.gather(self.histories, self.shop.run)
-            differ = evidence.stock.held > 0 or list(verdict.books_differ(evidence)) or await open_steps(self.server)
-            if not differ or time.monotonic() > give_up_at:
+            unsettled = evidence.stock.held > 0 or list(verdict.books_differ(evidence)) or await open_steps(self.server)
+            if not unsettled or time.monotonic() > give_up_at:
                 return evidence
             await asyncio.sleep(0.5)
 

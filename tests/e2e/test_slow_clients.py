@@ -31,7 +31,8 @@ CALM_ROUNDS, SLOW_ROUNDS = 2, 3
 """In a turn: so long that each request that drips in reaches its deadline."""
 TURNS_MIN, TURNS_MAX = 3, 8
 RECEIVE_SECONDS = 1.5
-LATE_SECONDS = 10
+LATE_SECONDS = 1.5
+"""More would let the deadline pass that holds where none is set."""
 DRIPPING = ("HEAD", "BODY")
 ENDED_MIN = 0.8 * SLOW / 4
 """Of each kind in a turn."""

@@ -19,7 +19,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from servers.process import ordinary_user, run_as, stop_at_end
+from servers.process import free_ports, ordinary_user, run_as, stop_at_end
 
 from flashsale.rehearsal.servers import free_port
 
@@ -110,8 +110,10 @@ class ValkeyCluster:
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", str(node_ms))
         options += ("--cluster-require-full-coverage", "no")
         self.servers = [ValkeyServer(*options, password=password) for _ in range(2 * MASTERS)]
+        ports = iter(free_ports(2 * len(self.servers)))
         for server in self.servers:
-            server._options += ("--cluster-port", str(free_port()))
+            server.port = next(ports)
+            server._options += ("--cluster-port", str(next(ports)))
 
     @property
     def url(self) -> str:
